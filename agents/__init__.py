@@ -1,0 +1,1 @@
+"""Algorithms, the training loop, checkpoints and the command line."""

@@ -1,0 +1,181 @@
+"""Everything a run was started with: resolved from preset and overrides, kept in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import configs.dqn
+import configs.run
+from configs.dqn import DQNConfig
+from configs.loader import (
+    apply,
+    from_dict,
+    load_preset,
+    read_yaml,
+    to_dict,
+    unknown,
+)
+from configs.run import RunConfig
+from envs.config import EnvConfig
+
+SCHEMA = 1
+"""Version of config.yaml; raised when a file of the old form would be misread."""
+
+FILE = "config.yaml"
+_PARTS = ("run", "env", "agent")
+
+AgentConfig = DQNConfig
+ALGORITHMS: dict[str, tuple[type[AgentConfig], Callable[[Any], None]]] = {
+    "dqn": (DQNConfig, configs.dqn.check),
+}
+"""An algorithm's config, and the check of its ranges."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The resolved config of a run."""
+
+    algorithm: str
+    preset: str
+    run: RunConfig
+    env: EnvConfig
+    agent: AgentConfig
+
+    def flat(self) -> dict[str, Any]:
+        """All options by name, as the command line and the presets know them."""
+        return to_dict(self.run) | to_dict(self.env) | to_dict(self.agent)
+
+    def replace(self, **overrides: Any) -> TrainConfig:
+        """The same with some options set anew, under the checks of `resolve`."""
+        parts = apply((self.run, self.env, self.agent), overrides)
+        return _checked(dataclasses.replace(self, run=parts[0], env=parts[1], agent=parts[2]))
+
+    def save(self, run_dir: Path) -> Path:
+        """Write run_dir/config.yaml and return its path."""
+        import yaml
+
+        values: dict[str, Any] = {
+            "schema": SCHEMA,
+            "algorithm": self.algorithm,
+            "preset": self.preset,
+        }
+        values |= {part: to_dict(getattr(self, part)) for part in _PARTS}
+        path = run_dir / FILE
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        return path
+
+
+def default_preset(*, image: bool) -> str:
+    """The preset where none is named: `default` learns from images, `classic` from vectors."""
+    return "default" if image else "classic"
+
+
+def resolve(
+    algorithm: str, preset: str | None, overrides: Mapping[str, Any], *, image: bool
+) -> TrainConfig:
+    """Defaults, then the preset, then the overrides (flat, by field name), checked.
+
+    `image` says whether the env's observations are images; it only picks the preset where
+    `preset` is None. Raises ValueError or TypeError, in one line, for an unknown algorithm,
+    preset or option and for a value of a wrong type or range.
+    """
+    agent, _ = lookup(algorithm)
+    name = default_preset(image=image) if preset is None else preset
+    parts = apply((RunConfig(), EnvConfig(), agent()), load_preset(algorithm, name))
+    run, env, agent_config = apply(parts, overrides)
+    return _checked(TrainConfig(algorithm, name, run, env, agent_config))
+
+
+def load(run_dir: Path) -> TrainConfig:
+    """The config that `TrainConfig.save` wrote into a run folder.
+
+    Raises FileNotFoundError where the folder holds no run, ValueError for a file that is
+    damaged, of a newer schema, or holds what this version doesn't know.
+    """
+    path = Path(run_dir) / FILE
+    if not Path(run_dir).is_dir():
+        raise FileNotFoundError(f"no run folder at {run_dir}{_near_folder(Path(run_dir))}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_dir} is not a run folder: it holds no {FILE}")
+    values = read_yaml(path)
+    schema = values.pop("schema", None)
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ValueError(
+            f"{path} has schema {schema}, and this version reads up to {SCHEMA}: "
+            "update sightline-rl to read it"
+        )
+    if schema != SCHEMA:
+        raise ValueError(f"{path} names no valid schema: {schema!r}")
+    algorithm, preset = values.pop("algorithm", None), values.pop("preset", None)
+    sections = {part: values.pop(part, None) for part in _PARTS}
+    if values:
+        raise ValueError(f"{path}: unknown key {next(iter(values))!r}")
+    for name, value in (("algorithm", algorithm), ("preset", preset)):
+        if not isinstance(value, str):
+            raise ValueError(f"{path}: {name} is {value!r}; it must be a name")
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ValueError(f"{path}: {name} is missing or holds no options")
+    try:
+        run = from_dict(RunConfig, sections["run"])
+        env = from_dict(EnvConfig, sections["env"])
+        agent = from_dict(lookup(algorithm)[0], sections["agent"])
+        return _checked(TrainConfig(algorithm, preset, run, env, agent))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def lookup(algorithm: str) -> tuple[type[AgentConfig], Callable[[Any], None]]:
+    """Config class and check of an algorithm. ValueError names the nearest known one."""
+    if algorithm not in ALGORITHMS:
+        raise ValueError(unknown("algorithm", algorithm, ALGORITHMS))
+    return ALGORITHMS[algorithm]
+
+
+def make_run_dir(config: TrainConfig) -> Path:
+    """A new folder in `config.run.out`, such as dqn-Breakout-s1-20250131-104512.
+
+    The name tells algorithm, env, seed and local time; where it is taken, -2, -3, ... follow,
+    so that no two runs share one. Raises OSError where the folder can't be made.
+    """
+    import re
+    import time
+
+    env = re.sub(r"^ALE/(.*)-v\d+$", r"\1", config.env.env)
+    env = re.sub(r"[^A-Za-z0-9_.]+", "-", env).strip("-.") or "env"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    parent = Path(config.run.out)
+    parent.mkdir(parents=True, exist_ok=True)
+    name = f"{config.algorithm}-{env}-s{config.run.seed}-{stamp}"
+    attempt = 1
+    while True:
+        folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            attempt += 1
+
+
+def _near_folder(run_dir: Path) -> str:
+    from configs.loader import nearest
+
+    parent = run_dir.parent
+    if not parent.is_dir():
+        return ""
+    found = [str(path) for path in parent.iterdir() if (path / FILE).is_file()]
+    return nearest(str(run_dir), found)
+
+
+def _checked(config: TrainConfig) -> TrainConfig:
+    """`config`, once every range holds."""
+    configs.run.check(config.run)
+    _, check = lookup(config.algorithm)
+    check(config.agent)
+    if config.env.num_envs < 1:
+        raise ValueError(f"num_envs is {config.env.num_envs}; it must be at least 1")
+    return config

@@ -1,0 +1,275 @@
+"""DQN and its extensions by independent switches: network, losses, agent.
+
+Mnih et al. 2013 and 2015; double (van Hasselt et al. 2016), dueling (Wang et al. 2016),
+prioritized replay (Schaul et al. 2016), n-step returns (Sutton 1988), noisy networks (Fortunato et
+al. 2018), the return's distribution (Bellemare et al. 2017); all of them at once are Rainbow
+(Hessel et al. 2018). The options are `configs.dqn.DQNConfig`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agents.noisy import NoisyLinear, resample, silence
+from agents.rmsprop import CentredRMSprop
+from configs.dqn import DQNConfig, check
+from replay import Batch
+from vision import build_encoder, initialise
+
+# ---------------------------------------------------------------------------------------- losses
+
+
+def td_target(reward: Tensor, discount: Tensor, next_q: Tensor, selector: Tensor) -> Tensor:
+    """The value to learn: r + discount * next_q[argmax selector], each (B,) float32.
+
+    `selector` is (B, A): next_q itself for Q-learning (Mnih et al. 2015, equation 2), the online
+    network's values for double Q-learning (van Hasselt et al. 2016, equation 4).
+    """
+    best = selector.argmax(1, keepdim=True)
+    return reward + discount * next_q.gather(1, best).squeeze(1)
+
+
+def td_loss(error: Tensor, kind: str) -> Tensor:
+    """Per-sample loss of an error (B,): its square over 2, or Huber's with a threshold of 1.
+
+    Huber's is the papers' "clipped error": its gradient is the error clipped to [-1, 1] (Mnih et
+    al. 2015, Methods).
+    """
+    if kind == "mse":
+        return 0.5 * error.square()
+    return F.huber_loss(error, torch.zeros_like(error), reduction="none")
+
+
+def project(probability: Tensor, reward: Tensor, discount: Tensor, support: Tensor) -> Tensor:
+    """The distribution of reward + discount * return, on the fixed support.
+
+    probability  (B, N), of the return after the transition
+    support      (N,), evenly spaced
+    Returns (B, N). Bellemare et al. 2017, algorithm 1, written as a triangle kernel between moved
+    and fixed atoms, so that no index is scattered.
+    """
+    step = support[1] - support[0]
+    moved = reward[:, None] + discount[:, None] * support
+    moved = moved.clamp(support[0], support[-1])
+    kernel = (1 - (moved[:, None, :] - support[None, :, None]).abs() / step).clamp_min(0)
+    return (kernel * probability[:, None, :]).sum(2)
+
+
+# --------------------------------------------------------------------------------------- network
+
+
+class QNetwork(nn.Module):
+    """An encoder, and a head that gives a value, or a distribution, to each action.
+
+    The dueling head subtracts the mean advantage (Wang et al. 2016, equation 9). Its two streams'
+    first layers are one matrix, which is the same mathematics in one multiplication; with noisy
+    layers the streams thereby share their input's noise, which the papers leave open.
+
+    With `bf16` the encoder computes in bfloat16. The head stays in float32: at these batch sizes
+    rounding its large matrices costs more than their multiplication saves.
+    """
+
+    support: Tensor
+
+    def __init__(
+        self,
+        config: DQNConfig,
+        observation_shape: tuple[int, ...],
+        num_actions: int,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__()
+        self.bf16 = bf16
+        linear = NoisyLinear if config.noisy else nn.Linear
+        self.num_actions, self.hidden, self.dueling = num_actions, config.hidden, config.dueling
+        self.atoms = config.atoms if config.distributional else 1
+        self.encoder = build_encoder(config.encoder, observation_shape, width=config.encoder_width)
+        self.first = linear(self.encoder.feature_dim, config.hidden * (1 + config.dueling))
+        self.advantage = linear(config.hidden, num_actions * self.atoms)
+        self.value = linear(config.hidden, self.atoms) if config.dueling else None
+        support = torch.linspace(config.v_min, config.v_max, self.atoms)
+        self.register_buffer("support", support, persistent=False)
+        initialise(self, config.init)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """(B, *observation_shape) -> (B, A) action values, or (B, A, N) logits, float32."""
+        with torch.autocast(observation.device.type, torch.bfloat16, enabled=self.bf16):
+            feature = self.encoder(observation)
+        hidden = torch.relu(self.first(feature.float()))
+        out = self.advantage(hidden[:, : self.hidden]).view(-1, self.num_actions, self.atoms)
+        if self.value is not None:
+            value = self.value(hidden[:, self.hidden :]).unsqueeze(1)
+            out = value + out - out.mean(1, keepdim=True)
+        return out.squeeze(2) if self.atoms == 1 else out
+
+    def q(self, out: Tensor) -> Tensor:
+        """The action values (B, A) in what `forward` gave: itself, or the expected return."""
+        return out if self.atoms == 1 else (out.softmax(2) * self.support).sum(2)
+
+
+# ----------------------------------------------------------------------------------------- agent
+
+
+class DQN:
+    """The agent: acts on stacked observations, learns from batches, knows nothing else.
+
+    observation_shape  of the stacked observation: (stack * C, H, W), or (D,)
+    num_actions        actions are 0 .. num_actions - 1
+    seed               of the initial weights, the exploration and the noise
+    """
+
+    def __init__(
+        self,
+        config: DQNConfig,
+        observation_shape: tuple[int, ...],
+        num_actions: int,
+        *,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+    ) -> None:
+        check(config)
+        self.config, self.num_actions = config, num_actions
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            online = QNetwork(
+                config, observation_shape, num_actions, _bf16(config.precision, self.device)
+            )
+        self.online = online.to(self.device).eval()
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.explorer = np.random.Generator(np.random.PCG64(seed))
+        self.optimizer = _optimizer(config, self.online)
+        self.updates = 0
+        self.epsilon = 0.0 if config.noisy else config.epsilon_start
+        self.beta = config.priority_beta
+
+    def anneal(self, step: int, steps: int) -> dict[str, float]:
+        """Set exploration and importance correction for agent step `step` of `steps`."""
+        config = self.config
+        if not config.noisy:
+            done = min(1.0, step / config.epsilon_steps) if config.epsilon_steps else 1.0
+            self.epsilon = config.epsilon_start + done * (config.epsilon_final - config.epsilon_start)
+        self.beta = config.priority_beta + min(1.0, step / steps) * (1 - config.priority_beta)
+        return {"epsilon": self.epsilon, "beta": self.beta}
+
+    def act(
+        self, observation: Tensor, *, explore: bool = True, epsilon: float | None = None
+    ) -> np.ndarray:
+        """Actions (B,) int64 for observations (B, *observation_shape).
+
+        With `explore` False the noise is silent and `epsilon` (0 unless given) is the share of
+        random actions. Networks are in eval mode here, always.
+        """
+        share = self.epsilon if explore else 0.0
+        if epsilon is not None:
+            share = epsilon
+        size = len(observation)
+        random = self.explorer.random(size) < share
+        action = self.explorer.integers(0, self.num_actions, size)
+        if not random.all():
+            if self.config.noisy:
+                resample(self.online, self.generator) if explore else silence(self.online)
+            greedy = self.values(observation).argmax(1).cpu().numpy()
+            action = np.where(random, action, greedy)
+        return action
+
+    @torch.inference_mode()
+    def values(self, observation: Tensor) -> Tensor:
+        """Action values (B, A) float32 of the online network."""
+        return self.online.q(self.online(observation.to(self.device)))
+
+    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step; returns metrics and each sample's error (B,), both detached.
+
+        The importance weight multiplies the loss, not the error (Schaul et al. 2016, section 3.4).
+        """
+        config, online = self.config, self.online
+        if config.noisy:
+            resample(online, self.generator)
+            resample(self.target, self.generator)
+        target = self._target(batch)
+        online.train()
+        out = online(batch.observation)
+        online.eval()
+        chosen = out[torch.arange(len(out), device=self.device), batch.action]
+        if config.distributional:
+            # Rainbow's priority is the loss itself (Hessel et al. 2018, section 3)
+            loss = -(target * chosen.log_softmax(1)).sum(1)
+            error = loss.detach()
+        else:
+            error = target - chosen
+            loss = td_loss(error, config.loss)
+            error = error.detach()
+        mean = (batch.weight * loss).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        mean.backward()
+        if config.max_grad_norm:
+            nn.utils.clip_grad_norm_(online.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        self.updates += 1
+        if self.updates % config.target_update_every == 0:
+            self.synchronise()
+        return {"loss": mean.detach(), "q": online.q(out.detach()).amax(1).mean()}, error
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> Tensor:
+        """What the chosen action's output should be: values (B,), or distributions (B, N)."""
+        following = self.target(batch.next_observation)
+        next_q = self.target.q(following)
+        selector = next_q
+        if self.config.double:
+            selector = self.online.q(self.online(batch.next_observation))
+        if not self.config.distributional:
+            return td_target(batch.reward, batch.discount, next_q, selector)
+        best = following[torch.arange(len(following), device=self.device), selector.argmax(1)]
+        return project(best.softmax(1), batch.reward, batch.discount, self.target.support)
+
+    def synchronise(self) -> None:
+        """Copy the online network into the target network: parameters and buffers."""
+        self.target.load_state_dict(self.online.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning and acting depend on: tensors, numbers and strings in dicts."""
+        return {
+            "online": self.online.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "explorer": self.explorer.bit_generator.state,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a `state_dict` of the same configuration; RuntimeError where shapes differ."""
+        self.online.load_state_dict(state["online"])
+        self.target.load_state_dict(state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.explorer.bit_generator.state = state["explorer"]
+        self.updates = state["updates"]
+
+
+def _optimizer(config: DQNConfig, network: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(
+            network.parameters(), config.learning_rate, eps=config.optimizer_eps, fused=True
+        )
+    return CentredRMSprop(
+        network.parameters(), config.learning_rate, config.rmsprop_decay, config.optimizer_eps
+    )
+
+
+def _bf16(precision: str, device: torch.device) -> bool:
+    """Whether networks compute in bf16: as told, or where the processor has it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,169 @@
+"""The flow of data: environment -> replay -> learner -> whoever reads the ticks.
+
+The loop knows no logger, no checkpoint and no algorithm: `train` is a generator, and what it
+yields after each vector step is all there is to tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.vector import Episode, VectorEnv
+from replay import Batch, Field, PrioritizedReplay
+
+
+class Agent(Protocol):
+    """What an algorithm offers; no base class."""
+
+    device: torch.device
+    beta: float
+
+    def anneal(self, step: int, steps: int) -> dict[str, float]: ...
+
+    def act(
+        self, observation: Tensor, *, explore: bool = True, epsilon: float | None = None
+    ) -> np.ndarray: ...
+
+    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Tick:
+    """One vector step: where the run stands, and what happened in it.
+
+    step      agent steps so far, over all environments
+    updates   learner updates so far
+    credit    updates that are due already, below 1 between vector steps
+    episodes  whole episodes that ended in this step
+    metrics   of the newest update, detached tensors; empty before the first
+    seconds   spent so far, by part: act, environment, replay, sample, update, priorities
+    """
+
+    step: int
+    updates: int
+    credit: float
+    episodes: tuple[Episode, ...] = ()
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    schedule: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def observation_field(env: VectorEnv) -> Field:
+    """The replay's field for the newest frame of `env`."""
+    return Field(env.frame_space.shape, str(env.frame_space.dtype), env.stack)
+
+
+def train(
+    agent: Agent,
+    env: VectorEnv,
+    replay: PrioritizedReplay,
+    *,
+    steps: int,
+    batch_size: int,
+    update_every: float,
+    learning_starts: int,
+    step: int = 0,
+    updates: int = 0,
+    credit: float = 0.0,
+) -> Iterator[Tick]:
+    """Step `env` from agent step `step` to `steps`, learning beside it; a Tick a vector step.
+
+    The replay must hold the newest frame of each lane (`replay.reset` or a restored one). The
+    learner works while the environments step: an update due at a step sees what came before that
+    step. It starts once the replay holds `learning_starts` frames, also after a resume without
+    the replay. One update is due every `update_every` agent steps, over all environments.
+    """
+    seconds = dict.fromkeys(("act", "environment", "replay", "sample", "update", "priorities"), 0.0)
+    metrics: dict[str, Tensor] = {}
+    learning_starts = max(learning_starts, batch_size)
+    while step < steps:
+        schedule = agent.anneal(step, steps)
+        started = perf_counter()
+        action = agent.act(replay.latest())
+        started = _spend(seconds, "act", started)
+        env.send(action)
+        started = _spend(seconds, "environment", started)
+        if len(replay) >= learning_starts and replay.sampleable:
+            credit += env.num_envs / update_every
+        while credit >= 1:
+            batch = replay.sample(batch_size, agent.beta).to(agent.device)
+            started = _spend(seconds, "sample", started)
+            metrics, error = agent.update(batch)
+            started = _spend(seconds, "update", started)
+            replay.update(batch.index, error)
+            started = _spend(seconds, "priorities", started)
+            updates += 1
+            credit -= 1
+        result = env.recv()
+        started = _spend(seconds, "environment", started)
+        replay.add(result.frame, action, result.reward, result.terminated, result.truncated)
+        _spend(seconds, "replay", started)
+        step += env.num_envs
+        yield Tick(step, updates, credit, result.episodes, metrics, schedule, seconds)
+
+
+def _spend(seconds: dict[str, float], part: str, started: float) -> float:
+    now = perf_counter()
+    seconds[part] += now - started
+    return now
+
+
+def evaluate(
+    agent: Agent, env: VectorEnv, episodes: int, epsilon: float | None = None
+) -> Iterator[Episode]:
+    """Play whole episodes without exploration or learning, and yield each as it ends.
+
+    Every lane plays the same number of episodes, ceil(episodes / lanes), so that short ones are
+    not counted more often than long ones; those beyond `episodes` are left out. `epsilon` is the
+    share of random actions that the protocol asks for.
+    """
+    each = -(-episodes // env.num_envs)
+    left = np.full(env.num_envs, each)
+    left[np.arange(env.num_envs) >= episodes - (each - 1) * env.num_envs] -= 1
+    for _, _, _, ended in rollout(agent, env, epsilon):
+        for episode in ended:
+            if left[episode.lane] > 0:
+                left[episode.lane] -= 1
+                yield episode
+        if not left.any():
+            return
+
+
+def rollout(
+    agent: Agent, env: VectorEnv, epsilon: float | None = None
+) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, tuple[Episode, ...]]]:
+    """Step `env` for ever; yields (observation acted on, action, reward, episodes ended)."""
+    # the same ring that training reads its stacks from, as short as it can be
+    memory = PrioritizedReplay(
+        env.num_envs * (env.stack + 2),
+        observation_field(env),
+        action_field(env),
+        lanes=env.num_envs,
+        alpha=0.0,
+    )
+    memory.reset(env.reset())
+    while True:
+        observation = memory.latest()
+        assert isinstance(observation, Tensor)
+        action = agent.act(observation, explore=False, epsilon=epsilon)
+        env.send(action)
+        result = env.recv()
+        memory.add(result.frame, action, result.reward, result.terminated, result.truncated)
+        yield observation, action, result.reward, result.episodes
+
+
+def action_field(env: VectorEnv) -> Field:
+    """The replay's field for one action of `env`."""
+    space = env.action_space
+    return Field(space.shape or (), str(space.dtype))

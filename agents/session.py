@@ -1,0 +1,339 @@
+"""A run: its folder, and environment, agent and replay put together, started or resumed."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents import checkpoint, config
+from agents.config import TrainConfig
+from agents.dqn import DQN
+from agents.errors import CheckpointError
+from agents.evaluate import summary
+from agents.log import Logger
+from agents.loop import Agent, Tick, action_field, evaluate, observation_field, train
+from envs import EnvFault, make
+from envs.vector import VectorEnv
+from replay import PrioritizedReplay
+
+SEED_TRAIN, SEED_EVAL, SEED_REPLAY, SEED_RESUME = range(4)
+
+
+@dataclass
+class Session:
+    """One run, ready to go on.
+
+    `run()` trains to the end and writes all that there is to tell into `run_dir`.
+    """
+
+    run_dir: Path
+    config: TrainConfig
+    env: VectorEnv
+    agent: Agent
+    replay: PrioritizedReplay
+    step: int = 0
+    updates: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, *, console: bool = True) -> dict[str, Any] | None:
+        """Train to the last step, save, evaluate; the result, or None where Ctrl-C stopped it.
+
+        A fault of the environment is raised after a checkpoint was written. Ctrl-C (or SIGTERM)
+        ends the step, writes a checkpoint and raises KeyboardInterrupt; a second one stops at once.
+        """
+        run = self.config.run
+        with Logger(self.run_dir, run.steps, self.step, console=console) as log, _stoppable() as stop:
+            for note in self.notes:
+                log.message(note)
+            log.message(self._describe())
+            try:
+                for tick in self._ticks():
+                    self._log(log, tick)
+                    if _crossed(run.checkpoint_every, tick.step, self.env.num_envs):
+                        log.flush()
+                        self.save()
+                    if _crossed(run.eval_every, tick.step, self.env.num_envs):
+                        self._evaluate(log)
+                    if stop.is_set():
+                        break
+            except EnvFault:
+                log.flush()
+                self.save()
+                raise
+            log.flush()
+            self.save()
+            if stop.is_set():
+                log.message(
+                    f"stopped at step {self.step:,}; go on with: agents train --resume {self.run_dir}"
+                )
+                raise KeyboardInterrupt
+            result = self._evaluate(log)
+            (self.run_dir / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+            return result
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+
+    def save(self) -> Path:
+        """Write a checkpoint of everything, and return its folder."""
+        before = checkpoint.steps(self.run_dir)
+        previous = before[max(before)] / "replay" if before else None
+
+        def write(folder: Path) -> None:
+            state = {
+                "step": self.step,
+                "agent": self.agent.state_dict(),
+                "env": self.env.get_state(),
+                "updates": self.updates,
+                "credit": self._credit,
+            }
+            checkpoint.save_tree(folder / "state", state)
+            if self.config.run.save_replay:
+                (folder / "replay").mkdir()
+                self.replay.save(folder / "replay", previous)
+
+        return checkpoint.save(self.run_dir, self.step, write, own_crc=("replay",))
+
+    _credit: float = 0.0
+
+    def _ticks(self) -> Iterator[Tick]:
+        options = self.config.agent
+        ticks = train(
+            self.agent,
+            self.env,
+            self.replay,
+            steps=self.config.run.steps,
+            batch_size=options.batch_size,
+            update_every=options.update_every,
+            learning_starts=options.learning_starts,
+            step=self.step,
+            updates=self.updates,
+            credit=self._credit,
+        )
+        for tick in ticks:
+            self.step, self.updates, self._credit = tick.step, tick.updates, tick.credit
+            yield tick
+
+    def _log(self, log: Logger, tick: Tick) -> None:
+        for episode in tick.episodes:
+            log.episode(tick.step, episode.score, episode.length)
+        if not _crossed(self.config.run.log_every, tick.step, self.env.num_envs):
+            log.progress(tick.step)
+            return
+        metrics = {name: float(value) for name, value in tick.metrics.items()}
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} became {value} at step {tick.step}; a smaller learning_rate or a "
+                    "max_grad_norm keeps it finite"
+                )
+        spent = {f"seconds/{part}": value for part, value in tick.seconds.items()}
+        faults = {"replay/nan_errors": float(self.replay.nan_count)} if self.replay.nan_count else {}
+        log.scalars(
+            tick.step, {**metrics, **tick.schedule, "updates": tick.updates, **spent, **faults}
+        )
+        log.progress(tick.step, **{k: v for k, v in metrics.items() if k == "loss"}, **{
+            k: v for k, v in tick.schedule.items() if k == "epsilon"})
+
+    def _evaluate(self, log: Logger) -> dict[str, Any]:
+        run = self.config.run
+        lanes = min(run.eval_episodes, 30)
+        env = make(
+            self.config.env, seed=derive(run.seed, SEED_EVAL), num_envs=lanes, evaluation=True
+        )
+        try:
+            epsilon = env.protocol.evaluation_epsilon if env.protocol else 0.0
+            log.message(f"evaluating {run.eval_episodes} episodes ...")
+            episodes = list(evaluate(self.agent, env, run.eval_episodes, epsilon))
+            result = summary(episodes, env, epsilon) | {"step": self.step}
+        finally:
+            env.close()
+        log.scalars(self.step, {"evaluation/score": result["mean"]})
+        log.message(result["text"])
+        return result
+
+    def _describe(self) -> str:
+        replay = self.replay
+        protocol = self.env.protocol
+        return (
+            f"{self.config.algorithm} ({self.config.preset}) on {self.config.env.env}: "
+            f"{self.env.num_envs} environments, {self.agent.device}, "
+            f"replay {replay.capacity:,} transitions ({replay.nbytes / 1e9:.1f} GB when full)\n"
+            + (f"protocol {protocol.describe()}\n" if protocol else "")
+            + f"run folder {self.run_dir}"
+        )
+
+
+def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> Session:
+    """A new run with a folder of its own.
+
+    Raises ValueError or TypeError, in one line, for a wrong option, environment or encoder, and
+    MemoryError where the replay does not fit; nothing is written then.
+    """
+    chosen = config.resolve(algorithm, preset, overrides, image=True)
+    if preset is None and not _shows_images(chosen):
+        chosen = config.resolve(algorithm, None, overrides, image=False)
+    session = _assemble(Path(), chosen, seed=chosen.run.seed)
+    session.run_dir = config.make_run_dir(chosen)
+    chosen.save(session.run_dir)
+    session.replay.reset(session.env.reset())
+    return session
+
+
+def resume(folder: Path, steps: int | None = None) -> Session:
+    """The run in `folder`, from its newest whole checkpoint; `steps` sets a new end.
+
+    Where the environment can't be restored (Atari's vector environment offers no state) its
+    episodes begin anew, and a note says so.
+    """
+    notes: list[str] = []
+    chosen = config.load(folder)
+    if steps is not None:
+        chosen = chosen.replace(steps=steps)
+        chosen.save(folder)
+    found = checkpoint.latest(folder, notes.append)
+    state = checkpoint.load_tree(found / "state")
+    step = state["step"]
+    seed = derive(chosen.run.seed, SEED_RESUME, step)
+    session = _assemble(Path(folder), chosen, seed=seed)
+    session.notes = notes
+    restore(session.agent, state["agent"], found)
+    session.step, session.updates = step, state["updates"]
+    session._credit = state["credit"]
+    frame = session.env.reset()
+    if (found / "replay").is_dir():
+        session.replay.load(found / "replay")
+        if state["env"] is not None:
+            session.env.set_state(state["env"])
+        else:
+            session.replay.reset(frame)
+            notes.append("this environment can't be restored: its episodes begin anew")
+    else:
+        session.replay.reset(frame)
+        notes.append(
+            "the replay was not saved: it fills anew before learning goes on "
+            f"({chosen.agent.learning_starts:,} steps)"
+        )
+    notes.append(f"resumed at step {step:,} of {chosen.run.steps:,}")
+    return session
+
+
+def restore(agent: Agent, state: dict[str, Any], source: Path) -> None:
+    """Load an agent's state; CheckpointError where it belongs to another network."""
+    try:
+        agent.load_state_dict(state)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{source} does not fit this environment and config: {' '.join(reason[:2])}"
+        ) from None
+
+
+def build_agent(
+    chosen: TrainConfig, env: VectorEnv, seed: int, device: torch.device | str = "cpu"
+) -> Agent:
+    """The agent of a config for what `env` shows and takes; ValueError where it can't learn it."""
+    import gymnasium
+
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        raise ValueError(
+            f"dqn needs discrete actions and {chosen.env.env} takes {space}; use an algorithm for "
+            "continuous actions, or an environment wrapper that makes them discrete"
+        )
+    shape = observation_field(env).stacked_shape
+    return DQN(chosen.agent, shape, int(space.n), device=device, seed=seed)
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu or cuda as a device; ValueError for cuda where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, and torch sees no CUDA GPU here; use cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def derive(seed: int, *use: int) -> int:
+    """A seed for one use of a run's seed, independent of the others."""
+    return int(np.random.SeedSequence((seed, *use)).generate_state(1)[0])
+
+
+def _assemble(folder: Path, chosen: TrainConfig, seed: int) -> Session:
+    torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
+    _keep_freed_memory()
+    env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
+    agent = build_agent(chosen, env, chosen.run.seed, pick_device(chosen.run.device))
+    replay = PrioritizedReplay(
+        chosen.agent.replay_capacity,
+        observation_field(env),
+        action_field(env),
+        lanes=env.num_envs,
+        n_step=chosen.agent.n_step,
+        gamma=chosen.agent.gamma,
+        alpha=chosen.agent.priority_alpha,
+        seed=derive(chosen.run.seed, SEED_REPLAY),
+    )
+    return Session(folder, chosen, env, agent, replay)
+
+
+def _shows_images(chosen: TrainConfig) -> bool:
+    env = make(chosen.env, seed=0, num_envs=1)
+    try:
+        return len(env.frame_space.shape) == 3
+    finally:
+        env.close()
+
+
+def _crossed(every: int, step: int, width: int) -> bool:
+    """Whether the last vector step, of `width` agent steps, reached a multiple of `every`."""
+    return every > 0 and step // every > (step - width) // every
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed memory instead of handing it back after each update.
+
+    Otherwise every update faults its tensors' pages in anew (benchmarks/train.py measures what
+    that costs). Elsewhere than on glibc nothing is done.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+    mallopt(mmap_threshold, 32 << 20)  # the greatest that glibc takes
+    mallopt(trim_threshold, 1 << 30)
+    mallopt(top_pad, 64 << 20)
+
+
+@contextmanager
+def _stoppable() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; a second SIGINT interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

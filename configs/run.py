@@ -1,0 +1,46 @@
+"""The options of a run that no algorithm owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long to train, where, and what to write down."""
+
+    steps: int = 2_000_000
+    """Agent steps of the run, over all environments (an Atari step is 4 frames)."""
+    seed: int = 1
+    """Seed of networks, exploration, replay and environments."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks live; auto takes a CUDA GPU where there is one."""
+    threads: int = 0
+    """Threads of the networks' arithmetic; 0 takes every core."""
+    out: str = "runs"
+    """Folder in which the run's own folder is made."""
+    checkpoint_every: int = 200_000
+    """Agent steps between checkpoints; 0 saves only at the end and on Ctrl-C."""
+    save_replay: bool = True
+    """Keep the replay memory in checkpoints, so that a resumed run goes on as it was."""
+    eval_every: int = 0
+    """Agent steps between evaluations during training; 0 evaluates only at the end."""
+    eval_episodes: int = 30
+    """Episodes of an evaluation."""
+    log_every: int = 2_000
+    """Agent steps between lines of metrics."""
+
+
+def check(config: RunConfig) -> None:
+    """Raise ValueError, in one line, for a value out of its range."""
+    for name in ("steps", "eval_episodes", "log_every"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    for name in ("seed", "threads", "checkpoint_every", "eval_every"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be 0 or more")
+    if config.seed >= 2**31:
+        raise ValueError(f"seed is {config.seed}; it must be below 2^31")
+    if not config.out:
+        raise ValueError("out is empty; it must name a folder")

@@ -1,0 +1,23 @@
+"""The options of an environment, free of heavy imports so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which environment, how many of it, and what the agent sees of it."""
+
+    env: str = "Breakout"
+    """Short Atari name in any spelling, a Gymnasium id, or package.module:Class."""
+    num_envs: int = 8
+    """Environments that are stepped together."""
+    protocol: str = "nature"
+    """Atari only: dqn2013, nature, machado or sb3; each score is quoted with it."""
+    frame_stack: int = 0
+    """Frames that make an observation; 0 means 4 for images and 1 for vectors."""
+    frame_size: int = 84
+    """Atari only: height and width of the grey frame, in pixels."""
+    env_threads: int = 0
+    """Threads that step the environments; 0 takes one a core."""

@@ -1,0 +1,219 @@
+"""Gymnasium environments as lanes, stepped one after the other in a worker thread.
+
+Everything an environment does happens in that one thread, its making and closing too: renderers
+bind their context to the thread that made it. `send` returns at once, so learning overlaps
+wherever it leaves Python's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.layout import Checker, layout
+from envs.state import get_state, set_state
+from envs.vector import EnvFault, Scores, Step, Turns, check_action, lane_seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from envs.protocol import Protocol
+
+Made = TypeVar("Made")
+MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
+
+
+class Lanes:
+    """One environment of each function in `make_env`, which is called in the worker thread.
+
+    `stack=0` takes 4 for images and 1 for vectors. Lane i is seeded once, at `reset`, by a seed of
+    its own derived from `seed`; later episodes go on from its generator.
+    """
+
+    def __init__(
+        self,
+        make_env: Sequence[MakeEnv],
+        *,
+        seed: int,
+        stack: int = 0,
+        render: bool = False,
+        name: str = "",
+    ) -> None:
+        self.num_envs = len(make_env)
+        self.protocol: Protocol | None = None
+        self._seeds = lane_seeds(seed, self.num_envs)
+        self._render = render
+        self._name = name
+        self._turns = Turns()
+        self._scores = Scores(self.num_envs)
+        self._pending: Future[Step] | None = None
+        self._envs: list[gymnasium.Env[Any, Any]] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="envs")
+        try:
+            for make in make_env:
+                self._envs.append(self._run(make))
+            first = self._envs[0]
+            self._layout = layout(first.observation_space, name)
+            self._start, self.action_space = _actions(first.action_space, name)
+            if render and first.render_mode != "rgb_array":
+                raise ValueError(
+                    f"{name!r} draws no pictures: its render_mode is {first.render_mode!r}, "
+                    "expected 'rgb_array'"
+                )
+        except BaseException:
+            self.close()
+            raise
+        self.frame_space = self._layout.frame
+        self.stack = stack or (4 if len(self.frame_space.shape) == 3 else 1)
+        self._check = Checker(self._layout.source)
+        shape = (self.num_envs, *self.frame_space.shape)
+        # Two, because the worker fills one while the caller still reads the other.
+        self._frames = (np.zeros(shape, self.frame_space.dtype),
+                        np.zeros(shape, self.frame_space.dtype))
+        self._turn = 0
+
+    def reset(self) -> np.ndarray:
+        """Start every lane anew, from the seed given; returns the first frames."""
+        self._turns.reset()
+        self._scores.reset()
+        return self._run(lambda: self._reset_all())
+
+    def send(self, action: np.ndarray) -> None:
+        """Start a step with (num_envs,) integers in [0, n), or (num_envs, *shape) floats."""
+        action = check_action(action, self.action_space, self.num_envs)
+        self._turns.send()
+        self._pending = self._worker.submit(self._step_all, action)
+
+    def recv(self) -> Step:
+        """Wait for the step that was sent; EnvFault where an environment misbehaved."""
+        self._turns.recv()
+        assert self._pending is not None
+        pending, self._pending = self._pending, None
+        return pending.result()
+
+    def render(self) -> np.ndarray:
+        """Picture of lane 0 as it stands, (H, W, 3) uint8."""
+        self._turns.rest()
+        if not self._render:
+            raise RuntimeError("render() needs environments made with render=True")
+        picture = np.asarray(self._run(self._envs[0].render))
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise EnvFault(
+                f"lane 0: the picture is {picture.dtype} of shape {picture.shape}; "
+                "expected uint8 (H, W, 3)"
+            )
+        return picture
+
+    def get_state(self) -> dict[str, Any] | None:
+        """Exact state of every lane (see `envs.state`), or None where one has none."""
+        self._turns.rest()
+        lanes = self._run(lambda: [get_state(env) for env in self._envs])
+        if any(lane is None for lane in lanes):
+            return None
+        return {
+            "lanes": lanes,
+            "score": self._scores.score.tolist(),
+            "length": self._scores.length.tolist(),
+            "over": self._scores.over.tolist(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `get_state` stood, in place of `reset`."""
+        if len(state["lanes"]) != self.num_envs:
+            raise ValueError(
+                f"the state holds {len(state['lanes'])} lanes; expected {self.num_envs}"
+            )
+        self._turns.reset()
+        self._run(lambda: self._restore(state["lanes"]))
+        self._scores.score[:] = state["score"]
+        self._scores.length[:] = state["length"]
+        self._scores.over = np.array(state["over"], bool)
+
+    def close(self) -> None:
+        """Wait for a step under way, close every environment and end the thread."""
+        if self._turns.closed:
+            return
+        self._turns.close()
+        if self._pending is not None:
+            self._pending.exception()
+        try:
+            for env in self._envs:
+                self._run(env.close)
+        finally:
+            self._worker.shutdown()
+
+    def _run(self, work: Callable[[], Made]) -> Made:
+        return self._worker.submit(work).result()
+
+    # What follows runs in the worker.
+
+    def _reset_all(self) -> np.ndarray:
+        frame = self._next_frames()
+        for lane, env in enumerate(self._envs):
+            with self._blame(lane, "reset()"):
+                observation, _ = env.reset(seed=self._seeds[lane])
+                frame[lane] = self._layout.convert(self._check.observation(observation))
+        return frame
+
+    def _step_all(self, action: np.ndarray) -> Step:
+        frame = self._next_frames()
+        reward = np.zeros(self.num_envs, np.float64)
+        terminated = np.zeros(self.num_envs, bool)
+        truncated = np.zeros(self.num_envs, bool)
+        for lane, env in enumerate(self._envs):
+            if self._scores.over[lane]:
+                with self._blame(lane, "reset()"):
+                    observation, _ = env.reset()
+                    frame[lane] = self._layout.convert(self._check.observation(observation))
+                continue
+            own: Any = action[lane]
+            if isinstance(self.action_space, spaces.Discrete):
+                own = int(own) + self._start
+            with self._blame(lane, f"step({own})"):
+                observation, gain, terminated[lane], truncated[lane], _ = env.step(own)
+                reward[lane] = self._check.reward(gain)
+                frame[lane] = self._layout.convert(self._check.observation(observation))
+        episodes = self._scores.add(reward, terminated | truncated)
+        return Step(frame, reward.astype(np.float32), terminated, truncated, episodes)
+
+    def _next_frames(self) -> np.ndarray:
+        self._turn ^= 1
+        return self._frames[self._turn]
+
+    @contextmanager
+    def _blame(self, lane: int, call: str) -> Iterator[None]:
+        """Name the lane and the call in whatever goes wrong."""
+        try:
+            yield
+        except Exception as error:
+            what = str(error).split("\n", 1)[0]
+            raise EnvFault(
+                f"lane {lane} of {self._name!r}, {call}: {type(error).__name__}: {what}"
+            ) from error
+
+    def _restore(self, lanes: list[dict[str, Any]]) -> None:
+        for env, seed, state in zip(self._envs, self._seeds, lanes, strict=True):
+            # Wrappers refuse to step what was never reset.
+            env.reset(seed=seed)
+            set_state(env, state)
+
+
+def _actions(
+    space: gymnasium.Space[Any], name: str
+) -> tuple[int, spaces.Discrete[np.int64] | spaces.Box]:
+    """The environment's first action, and the space from 0 that agents see."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.start), spaces.Discrete(int(space.n))
+    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return 0, spaces.Box(low, high, dtype=np.float32)
+    raise ValueError(
+        f"actions of {name!r} are {space}; expected Discrete or a float Box: "
+        "wrap the environment in gymnasium.wrappers.TransformAction"
+    )

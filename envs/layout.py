@@ -1,0 +1,151 @@
+"""From an environment's own observation to one frame: (C, H, W) images, (D,) vectors.
+
+The rule, from the shape of the Box alone:
+
+- (H, W) is a grey image if it is uint8, or if both sides are at least 16; smaller float tables
+  are refused, for they may be anything.
+- (a, b, c) is an image whose channels are the first or the last axis, whichever is shorter. Where
+  the two are equal, or both could be channels (4 or less), the layout is refused as ambiguous.
+- One axis or none is a vector.
+
+uint8 images stay uint8; every other number becomes float32, its values as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+_LEAST_SIDE = 16  # of a float image without channels
+_CHANNELS = 4  # the most that a picture of a camera has
+
+
+class Layout(NamedTuple):
+    """How one environment's observations become frames."""
+
+    source: spaces.Box
+    """The environment's own space."""
+    frame: spaces.Box
+    """Space of one frame, (C, H, W) or (D,), uint8 or float32."""
+    convert: Callable[[np.ndarray], np.ndarray]
+    """A view of an observation, of `source.shape`, in the frame's shape."""
+
+
+def layout(space: gymnasium.Space[Any], name: str) -> Layout:
+    """The layout of `space`; ValueError, in one line, where it is not an image or a vector."""
+    if not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"observations of {name!r} are {_short(space)}; expected a Box: "
+            "wrap the environment in gymnasium.wrappers.FlattenObservation"
+        )
+    shape = space.shape
+    if 0 in shape:
+        raise ValueError(f"observations of {name!r} have shape {shape}: an axis is empty")
+    convert = _vector if len(shape) < 2 else _image(shape, space.dtype == np.uint8, name)
+    image = convert is not _vector
+    dtype = np.uint8 if image and space.dtype == np.uint8 else np.float32
+    with np.errstate(over="ignore"):  # float64's greatest becomes inf, which says the same
+        low = convert(np.broadcast_to(space.low, shape)).astype(dtype)
+        high = convert(np.broadcast_to(space.high, shape)).astype(dtype)
+    return Layout(space, spaces.Box(low, high, dtype=dtype), convert)
+
+
+def _image(
+    shape: tuple[int, ...], is_uint8: bool, name: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    if len(shape) == 2:
+        if is_uint8 or min(shape) >= _LEAST_SIDE:
+            return _grey
+        raise ValueError(
+            f"observations of {name!r} have shape {shape}: too small for an image and no vector; "
+            "wrap the environment in gymnasium.wrappers.FlattenObservation"
+        )
+    if len(shape) > 3:
+        raise ValueError(
+            f"observations of {name!r} have shape {shape}: more axes than an image; where they are "
+            "stacked frames, drop that wrapper, for frame_stack does it"
+        )
+    first, last = shape[0], shape[2]
+    if first == last or max(first, last) <= _CHANNELS:
+        raise ValueError(
+            f"observations of {name!r} have shape {shape}: (C, H, W) and (H, W, C) are both "
+            "possible; give the environment's image unlike first and last axes"
+        )
+    return _channels_first if first < last else _channels_last
+
+
+def _vector(observation: np.ndarray) -> np.ndarray:
+    return observation.reshape(-1)
+
+
+def _grey(observation: np.ndarray) -> np.ndarray:
+    return observation[None]
+
+
+def _channels_first(observation: np.ndarray) -> np.ndarray:
+    return observation
+
+
+def _channels_last(observation: np.ndarray) -> np.ndarray:
+    return observation.transpose(2, 0, 1)
+
+
+def _short(space: gymnasium.Space[Any]) -> str:
+    text = str(space)
+    return text if len(text) <= 60 else f"{type(space).__name__}(...)"
+
+
+class Checker:
+    """Holds observations and rewards to the space that the environment announced.
+
+    Every check raises ValueError with what was wrong; the caller adds the lane.
+    """
+
+    def __init__(self, space: spaces.Box) -> None:
+        self._shape = space.shape
+        self._dtype = space.dtype
+        # The dtype alone keeps uint8 in [0, 255]; rounding in float32 is no fault.
+        whole = space.dtype == np.uint8 and (space.low == 0).all() and (space.high == 255).all()
+        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
+        if not whole:
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            slack_low = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(low), low, 0.0)))
+            slack_high = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(high), high, 0.0)))
+            self._bounds = (low - slack_low, high + slack_high)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """`observation` as an array of the announced shape, with finite values within bounds."""
+        array = np.asarray(observation)
+        if array.shape != self._shape:
+            raise ValueError(f"observation has shape {array.shape}; expected {self._shape}")
+        if not np.can_cast(array.dtype, self._dtype, "same_kind"):
+            raise ValueError(f"observation is {array.dtype}; expected {self._dtype}")
+        if self._bounds is None:
+            return array
+        low, high = self._bounds
+        # NaN fails both comparisons; infinities pass where the bound is infinite.
+        good = (array >= low) & (array <= high)
+        if array.dtype.kind == "f":
+            good &= np.isfinite(array)
+        if not good.all():
+            at = tuple(int(i) for i in np.argwhere(~good)[0])
+            raise ValueError(
+                f"observation{list(at) if at else ''} is {array[at]}; "
+                f"expected a finite value in [{low[at]:g}, {high[at]:g}]"
+            )
+        return array
+
+    @staticmethod
+    def reward(reward: Any) -> float:
+        """`reward` as a finite float."""
+        array = np.asarray(reward)
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise ValueError(f"reward is {reward!r}; expected one number")
+        value = float(array.reshape(()))
+        if not np.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+            raise ValueError(f"reward is {value}; expected a finite float32")
+        return value

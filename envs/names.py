@@ -1,0 +1,108 @@
+"""Names of environments: an Atari game in any spelling, a Gymnasium id, or package.module:Class."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+_VERSION = re.compile(r"-v\d+$", re.IGNORECASE)
+# ALE ends the whole process when it loads one of these.
+_TWO_PLAYERS = frozenset({"combat", "joust", "maze_craze", "warlords"})
+_ATARI_SUFFIX = re.compile(r"(deterministic|noframeskip)?(-v[045])?$", re.IGNORECASE)
+
+
+class EnvName(NamedTuple):
+    """What a name stands for."""
+
+    kind: Literal["atari", "gymnasium", "class"]
+    id: str
+    """A ROM of ALE (`space_invaders`), a Gymnasium id, or package.module:Class."""
+
+
+def _plain(name: str) -> str:
+    """Letters and digits alone: `Ms. Pac-Man` and `ms_pacman` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@lru_cache(maxsize=1)
+def _atari() -> dict[str, str]:
+    """Plain name -> ROM id."""
+    from ale_py import roms
+
+    playable = sorted(set(roms.get_all_rom_ids()) - _TWO_PLAYERS)
+    games = {_plain(rom): rom for rom in playable}
+    # Printed on the cartridge, but not spelt like the ROM.
+    cartridges = {
+        "montezumasrevenge": "montezuma_revenge",
+        "yarrevenge": "yars_revenge",
+        "3dtictactoe": "tic_tac_toe_3d",
+    }
+    return games | {plain: rom for plain, rom in cartridges.items() if rom in games.values()}
+
+
+def _gymnasium_ids() -> list[str]:
+    """Registered ids, without those of Atari, which have their own path."""
+    import gymnasium
+
+    return sorted(
+        id_ for id_, spec in gymnasium.registry.items() if "ale_py" not in str(spec.entry_point)
+    )
+
+
+def names() -> list[EnvName]:
+    """Every environment known by name: the Atari games, then Gymnasium's registered ids."""
+    games = [EnvName("atari", rom) for rom in sorted(set(_atari().values()))]
+    return games + [EnvName("gymnasium", id_) for id_ in _gymnasium_ids()]
+
+
+def resolve(name: str) -> EnvName:
+    """Say what `name` stands for, without making it.
+
+    A short name is an Atari game; so are `ALE/Breakout-v5` and `BreakoutNoFrameskip-v4`, whose
+    preprocessing then comes from the protocol. Any other id that ends in a version is Gymnasium's;
+    `module:Name-v0` imports `module` first, as `gymnasium.make` does. Anything else with a colon
+    is package.module:Class. Raises ValueError, naming the nearest, for what is none of these.
+    """
+    name = name.strip()
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        if not module or not attribute:
+            raise ValueError(f"environment {name!r} is not of the form package.module:Class")
+        return EnvName("gymnasium" if _VERSION.search(attribute) else "class", name)
+
+    short = name[4:] if name.lower().startswith("ale/") else name
+    if "-ram" in short.lower():
+        raise ValueError(
+            f"environment {name!r}: Atari is played from pixels here; drop '-ram' from its name"
+        )
+    if short is name and _VERSION.search(name):
+        # Before Atari: Blackjack-v1 is Gymnasium's card table, Blackjack a cartridge.
+        ids = _gymnasium_ids()
+        if name in ids:
+            return EnvName("gymnasium", name)
+    plain = _plain(_ATARI_SUFFIX.sub("", short))
+    rom = _atari().get(plain)
+    if rom is not None:
+        return EnvName("atari", rom)
+    if plain in {_plain(rom) for rom in _TWO_PLAYERS}:
+        raise ValueError(f"environment {name!r}: this Atari game needs two players")
+    raise ValueError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    known: dict[str, str] = {}
+    for id_ in _gymnasium_ids():
+        # Ascending versions: the last one stands.
+        known[_plain(_VERSION.sub("", id_))] = id_
+        known[_plain(id_)] = id_
+    known |= {plain: rom.title().replace("_", "") for plain, rom in _atari().items()}
+    near = difflib.get_close_matches(_plain(name.removeprefix("ALE/")), known, n=3, cutoff=0.6)
+    hint = ", ".join(dict.fromkeys(known[match] for match in near))
+    if hint:
+        return f"unknown environment {name!r}; the nearest: {hint}"
+    return (
+        f"unknown environment {name!r}; expected an Atari game (Breakout), a Gymnasium id "
+        "(CartPole-v1) or package.module:Class"
+    )

@@ -1,0 +1,202 @@
+"""The contract of a vector environment: lanes stepped together, newest frames only.
+
+Autoreset is NEXT_STEP. The step that ends an episode returns its true final frame; the next step
+of that lane ignores its action and returns the first frame of a new episode, with reward 0. A
+consumer follows one rule: the transition out of a frame that came with `terminated` or `truncated`
+is never learned from. A life lost in Atari follows the same rule, though its game goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+
+from envs.protocol import Protocol as AtariProtocol
+
+
+class EnvFault(RuntimeError):
+    """An environment broke its promises while it ran; the message names lane, value, bounds."""
+
+
+class Episode(NamedTuple):
+    """A whole episode that ended: a true game, whatever learning takes for an episode."""
+
+    lane: int
+    """Which environment played it, in [0, num_envs)."""
+    score: float
+    """Sum of its rewards, neither clipped nor discounted."""
+    length: int
+    """Agent steps that it took."""
+
+
+class Step(NamedTuple):
+    """What one step of every lane returned."""
+
+    frame: np.ndarray
+    """(num_envs, *frame_space.shape): newest frames; the env's own, valid until the next recv."""
+    reward: np.ndarray
+    """(num_envs,) float32: what is learned from, clipped where the protocol clips."""
+    terminated: np.ndarray
+    """(num_envs,) bool: no value beyond this frame; in training, a lost life where so agreed."""
+    truncated: np.ndarray
+    """(num_envs,) bool: cut off by a limit; this is the true final frame, to bootstrap from."""
+    episodes: tuple[Episode, ...]
+    """Whole episodes that ended in this step."""
+
+
+class VectorEnv(Protocol):
+    """Several copies of one environment, stepped together while the caller does other work."""
+
+    num_envs: int
+    """Lanes."""
+    frame_space: gymnasium.spaces.Box
+    """One newest frame: images always (C, H, W), vectors (D,)."""
+    stack: int
+    """Frames that make an observation; stacking is the replay's work."""
+    action_space: gymnasium.spaces.Space[Any]
+    """One lane's: Discrete(n) from 0 (the adapter adds the env's own start), or a Box."""
+    protocol: AtariProtocol | None
+    """The Atari protocol, None elsewhere."""
+
+    def reset(self) -> np.ndarray:
+        """Start every lane anew, from the seed given to `make`; returns the first frames."""
+        ...
+
+    def send(self, action: np.ndarray) -> None:
+        """Start a step with (num_envs,) integers or (num_envs, *shape) floats; returns at once."""
+        ...
+
+    def recv(self) -> Step:
+        """Wait for the step that was sent. Raises EnvFault where an environment misbehaved."""
+        ...
+
+    def render(self) -> np.ndarray:
+        """Picture of lane 0 as it stands, (H, W, 3) uint8; only if made with `render=True`."""
+        ...
+
+    def get_state(self) -> dict[str, Any] | None:
+        """Exact state, fit for JSON, between a recv and a send; None where an env has none."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `get_state` stood, in place of `reset`."""
+        ...
+
+    def close(self) -> None:
+        """Free threads and memory; closing twice is no error."""
+        ...
+
+
+class Scores:
+    """Sums rewards and steps of each lane's true episodes."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.score = np.zeros(num_envs, np.float64)
+        self.length = np.zeros(num_envs, np.int64)
+        self.over = np.zeros(num_envs, bool)
+        """(num_envs,): the last step ended the episode, so the next one only resets."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.score[:] = 0
+        self.length[:] = 0
+        self.over[:] = False
+
+    def add(self, reward: np.ndarray, over: np.ndarray) -> tuple[Episode, ...]:
+        """Add a step of every lane; returns the episodes that `over` ends."""
+        self.score += reward
+        self.length += ~self.over
+        ended = tuple(
+            Episode(int(lane), float(self.score[lane]), int(self.length[lane]))
+            for lane in np.flatnonzero(over)
+        )
+        self.score[over] = 0
+        self.length[over] = 0
+        self.over = over
+        return ended
+
+
+class Turns:
+    """Keeps reset, send and recv in order, so that a slip is an error and not a deadlock."""
+
+    def __init__(self) -> None:
+        self._ready = False
+        self._sent = False
+        self.closed = False
+
+    def reset(self) -> None:
+        """Before a reset or a set_state."""
+        self._open()
+        if self._sent:
+            raise RuntimeError("reset() before recv(): a step is under way; receive it first")
+        self._ready = True
+
+    def send(self) -> None:
+        """Before a send."""
+        self._open()
+        if not self._ready:
+            raise RuntimeError("send() before reset(): the environments have not started")
+        if self._sent:
+            raise RuntimeError("send() twice: a step is under way; receive it first")
+        self._sent = True
+
+    def recv(self) -> None:
+        """Before a recv."""
+        self._open()
+        if not self._sent:
+            raise RuntimeError("recv() without send(): no step is under way")
+        self._sent = False
+
+    def rest(self) -> None:
+        """Before anything that needs a lane that stands still: render, get_state."""
+        self._open()
+        if not self._ready:
+            raise RuntimeError("reset() the environments first")
+        if self._sent:
+            raise RuntimeError("a step is under way; receive it first")
+
+    def close(self) -> bool:
+        """Whether a step is still under way; nothing but another close may follow."""
+        under_way, self._sent, self.closed = self._sent, False, True
+        return under_way
+
+    def _open(self) -> None:
+        if self.closed:
+            raise RuntimeError("these environments were closed")
+
+
+def lane_seeds(seed: int, num_envs: int) -> list[int]:
+    """Distinct seeds in [0, 2^31), one a lane; a lane's seed does not depend on their number."""
+    drawn = np.random.SeedSequence(seed).generate_state(2 * num_envs + 8, np.uint32) >> 1
+    return list(dict.fromkeys(drawn.tolist()))[:num_envs]
+
+
+def check_action(action: np.ndarray, space: gymnasium.Space[Any], num_envs: int) -> np.ndarray:
+    """`action` as int64 (num_envs,) or float32 (num_envs, *shape); ValueError if it does not fit.
+
+    Floats outside a Box are the environment's business (most clip); NaN is nobody's.
+    """
+    action = np.asarray(action)
+    if isinstance(space, gymnasium.spaces.Discrete):
+        if action.shape != (num_envs,) or action.dtype.kind not in "iu":
+            raise ValueError(
+                f"actions are {action.dtype} of shape {action.shape}; "
+                f"expected integers of shape ({num_envs},)"
+            )
+        wrong = (action < 0) | (action >= space.n)
+        if wrong.any():
+            lane = int(wrong.argmax())
+            raise ValueError(f"action {action[lane]} of lane {lane} is outside [0, {space.n - 1}]")
+        return action.astype(np.int64)
+    shape = (num_envs, *(space.shape or ()))
+    if action.shape != shape or action.dtype.kind not in "iuf":
+        raise ValueError(
+            f"actions are {action.dtype} of shape {action.shape}; expected floats of shape {shape}"
+        )
+    wrong = ~np.isfinite(action)
+    if wrong.any():
+        lane = int(np.argwhere(wrong)[0][0])
+        raise ValueError(f"the action of lane {lane} holds a value that is not finite")
+    return action.astype(np.float32)

@@ -1,0 +1,32 @@
+"""Replay memory: a time-major ring of frames under a tree of priorities.
+
+The names below load on first use, so that `import replay` costs neither torch nor numba.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from replay.prioritized import PrioritizedReplay
+    from replay.types import Batch, Field, Spec
+
+_HOMES = {
+    "PrioritizedReplay": "replay.prioritized",
+    "Batch": "replay.types",
+    "Field": "replay.types",
+    "Spec": "replay.types",
+}
+
+__all__ = ["Batch", "Field", "PrioritizedReplay", "Spec"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,100 @@
+"""What a caller hands in, checked before anything is written: one line for each mistake."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from replay.types import Field
+
+Array = NDArray[Any]
+Frames = ArrayLike | dict[str, ArrayLike]
+Lanes = Sequence[int] | NDArray[np.integer] | None
+
+WIDEST_STACK = 256  # an age is one byte, so a stack can't know more of an episode than this
+
+
+def field(name: str, value: Field) -> None:
+    """Refuse a field that no ring can store or that PyTorch has no dtype for."""
+    if not isinstance(value, Field):
+        raise TypeError(f"{name} is a {type(value).__name__}; describe it by a Field")
+    try:
+        torch.from_numpy(np.empty(0, value.dtype))
+    except TypeError:
+        raise ValueError(f"{name} has dtype {value.dtype!r}; PyTorch knows no such one") from None
+    if any(side < 1 for side in value.shape):
+        raise ValueError(f"{name} has shape {value.shape}; each side must be at least 1")
+    if not 1 <= value.stack <= WIDEST_STACK:
+        raise ValueError(f"{name} has stack {value.stack}; it must lie in [1, {WIDEST_STACK}]")
+
+
+def field_bytes(value: Field) -> int:
+    """Bytes of one item, unstacked."""
+    return math.prod(value.shape) * np.dtype(value.dtype).itemsize
+
+
+def whole(name: str, value: int) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+def array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: str) -> Array:
+    """`value` as a contiguous array of exactly this shape and dtype, where that loses no kind."""
+    found = np.asarray(value)
+    if found.shape != shape:
+        raise ValueError(f"{name} has shape {found.shape}; expected {shape}")
+    if found.dtype != dtype and not np.can_cast(found.dtype, dtype, "same_kind"):
+        raise ValueError(f"{name} has dtype {found.dtype}; expected {dtype}")
+    return np.require(found, dtype, ["C", "W"])
+
+
+def column(name: str, value: torch.Tensor, dtype: torch.dtype) -> Array:
+    """A tensor (N,) as a contiguous NumPy array of `dtype`."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; give a tensor")
+    if value.ndim != 1:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (N,)")
+    if dtype == torch.int64 and (value.is_floating_point() or value.dtype == torch.bool):
+        raise ValueError(f"{name} has dtype {value.dtype}; expected {dtype}")
+    found: Array = value.detach().to("cpu", dtype).contiguous().numpy()
+    return found
+
+
+def lanes(value: Lanes, count: int) -> NDArray[np.int64]:
+    """The numbers of one lane or more, each once, in [0, count)."""
+    chosen = np.asarray(value)
+    if chosen.ndim != 1 or not chosen.size or not np.issubdtype(chosen.dtype, np.integer):
+        raise ValueError(f"lanes is {value!r}; give the numbers of one lane or more")
+    outside = (chosen < 0) | (chosen >= count)
+    if outside.any():
+        raise ValueError(f"lanes holds {chosen[outside][0]}; a lane lies in [0, {count})")
+    if np.unique(chosen).size != chosen.size:
+        raise ValueError(f"lanes holds a lane twice: {chosen.tolist()}")
+    return np.ascontiguousarray(chosen, np.int64)
+
+
+def frames(value: Frames, spec: dict[str, Field], single: bool, count: int) -> dict[str, Array]:
+    """One frame for each of `count` lanes, by field; a lone field comes without its name."""
+    if single and not isinstance(value, dict):
+        value = {name: value for name in spec}
+    elif single or not isinstance(value, dict):
+        kind = "an array" if single else f"a dict of {', '.join(spec)}"
+        raise ValueError(f"frame is a {type(value).__name__}; this replay takes {kind}")
+    for name in value:
+        if name not in spec:
+            near = get_close_matches(str(name), spec, n=1, cutoff=0)
+            raise ValueError(f"frame holds {name!r}, no field of this replay; try {near[0]!r}")
+    for name in spec:
+        if name not in value:
+            raise ValueError(f"frame lacks {name!r}; this replay takes {', '.join(spec)}")
+    return {
+        name: array(name, value[name], (count, *item.shape), item.dtype)
+        for name, item in spec.items()
+    }

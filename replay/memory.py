@@ -1,0 +1,58 @@
+"""Refuse, before anything is allocated, a replay that the machine's memory cannot hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def _number(path: Path) -> int | None:
+    """The integer in a control file; None where there is none (`max` means no limit)."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _reclaimable(path: Path) -> int:
+    """Page cache that the kernel gives up under pressure, from a group's memory.stat."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    stats = dict(line.split()[:2] for line in lines if " " in line)
+    return int(stats.get("inactive_file", stats.get("total_inactive_file", 0)))
+
+
+def available_bytes() -> int:
+    """Bytes that this process can still take: the machine's, or its control group's if less."""
+    least = int(psutil.virtual_memory().available)
+    for limit, used, stat in (
+        (_CGROUP / "memory.max", _CGROUP / "memory.current", _CGROUP / "memory.stat"),
+        (
+            _CGROUP / "memory/memory.limit_in_bytes",
+            _CGROUP / "memory/memory.usage_in_bytes",
+            _CGROUP / "memory/memory.stat",
+        ),
+    ):
+        most, now = _number(limit), _number(used)
+        if most is not None and now is not None:
+            least = min(least, most - now + _reclaimable(stat))
+    return max(least, 0)
+
+
+def require(capacity: int, needed: int) -> None:
+    """MemoryError if `needed` bytes, for `capacity` transitions, are not there to take."""
+    free = available_bytes()
+    if needed <= free:
+        return
+    fits = int(capacity * free / needed * 0.95)
+    advice = f"a capacity of {fits:,} fits" if fits > 0 else "no capacity fits"
+    raise MemoryError(
+        f"a replay of {capacity:,} transitions needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB "
+        f"are available; {advice}"
+    )

@@ -1,0 +1,294 @@
+"""A replay on disk: compressed chunks that never change once full, so that saves are incremental.
+
+    replay.json        what the replay is, its cursors and generator, and the list of files
+    state.safetensors  priority (rows * lanes,) float32
+    chunk-00000.zst    the slots of some consecutive rows, all lanes: frames, action, reward, flag,
+                       age, one array after the other, compressed by zstd
+
+Each file's size and CRC-32 stand in replay.json, which carries its own. Nothing is unpickled.
+A chunk whose slots are the same as in the `previous` snapshot becomes a hard link to its file.
+Which rows are open, and their leaves, follow from the slots, under another n_step or alpha too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from replay.types import Field
+
+if TYPE_CHECKING:
+    from replay.prioritized import PrioritizedReplay
+    from replay.ring import Ring
+
+SCHEMA = 1
+MANIFEST = "replay.json"
+_STATE = "state.safetensors"
+_CHUNK_SLOTS = 16_384  # 115 MB of 84x84 frames: 64 files hold a million
+_LEVEL = 1  # zstd; frames of games shrink 20-fold at once, and higher levels cost the run time
+_BLOCK = 1 << 20
+
+
+_KEYS = (
+    "id", "capacity", "lanes", "fields", "written", "greatest", "nan_count", "generator", "state",
+    "chunks",
+)  # fmt: skip
+
+
+class _Sink:
+    """A new file that counts its bytes and their CRC-32 while they are written."""
+
+    def __init__(self, path: Path) -> None:
+        # A leftover may share its inode with an older snapshot: it is replaced, not overwritten.
+        path.unlink(missing_ok=True)
+        self._file = path.open("xb")
+        self.name = path.name
+        self.bytes = 0
+        self.crc32 = 0
+
+    def write(self, data: bytes) -> int:
+        self.bytes += len(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return self._file.write(data)
+
+    def close(self) -> dict[str, Any]:
+        """What the manifest says of the file, which is on the disk when this returns."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {"file": self.name, "bytes": self.bytes, "crc32": self.crc32}
+
+
+def save(replay: PrioritizedReplay, folder: Path, previous: Path | None) -> None:
+    """Write everything that `load` needs into `folder`, which is made if it is missing.
+
+    FileExistsError if a snapshot is there already. `previous` helps only if this replay wrote or
+    loaded it, else all is written anew; it may be removed afterwards.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / MANIFEST).exists():
+        raise FileExistsError(f"{folder} holds a snapshot already; save into a new folder")
+    ring = replay.ring
+    known: dict[str, Any] = {}
+    if previous is not None:
+        try:
+            before = _manifest(previous)
+        except (FileNotFoundError, ValueError):
+            before = {"id": None}  # a lost predecessor costs its links, not this snapshot
+        if before["id"] in replay.ancestors:
+            known = {chunk["signature"]: chunk for chunk in before["chunks"]}
+    chunks = []
+    for number, (first, last) in enumerate(_ranges(ring)):
+        signature = _signature(ring, first, last)
+        name = f"chunk-{number:05d}.zst"
+        found = known.get(signature)
+        if found is None or previous is None or not _link(previous, found, folder / name):
+            found = _write_chunk(ring, first, last, folder / name)
+        chunks.append({**found, "file": name, "signature": signature})
+    manifest = {
+        "schema": SCHEMA,
+        "id": uuid.uuid4().hex,
+        "capacity": replay.capacity,
+        "lanes": ring.lanes,
+        "fields": _fields(ring),
+        "written": ring.written.tolist(),
+        "greatest": float(replay.greatest[0]),
+        "nan_count": replay.nan_count,
+        "generator": replay.generator.bit_generator.state,
+        "state": _write_state(folder, replay.priority),
+        "chunks": chunks,
+    }
+    text = json.dumps({**manifest, "crc32": _crc(manifest)}, indent=1)
+    sink = _Sink(folder / MANIFEST)
+    sink.write(text.encode())
+    sink.close()
+    replay.ancestors.add(str(manifest["id"]))
+
+
+def load(replay: PrioritizedReplay, folder: Path) -> None:
+    """Replace the whole state of `replay` by the snapshot's, its random generator included.
+
+    Capacity, lanes, and the fields' shapes and dtypes must agree; n_step, gamma, alpha and stacks
+    may differ. FileNotFoundError if there is no snapshot; ValueError, naming the file, for one that
+    is damaged or does not fit, with `replay` as it was.
+    """
+    manifest = _manifest(folder)
+    ring = replay.ring
+    for key, ours in (
+        ("capacity", replay.capacity),
+        ("lanes", ring.lanes),
+        ("fields", _fields(ring)),
+    ):
+        if manifest[key] != ours:
+            raise ValueError(f"{folder} holds a replay of {key} {manifest[key]}; expected {ours}")
+    written = np.array(manifest["written"], np.int64)
+    if written.shape != (ring.lanes,) or written.min() < 0 or written.max() > 1 << 52:
+        raise ValueError(f"{folder / MANIFEST} is damaged: its write counts are {written}")
+    ranges = list(_ranges(ring, written))
+    if len(ranges) != len(manifest["chunks"]):
+        raise ValueError(f"{folder / MANIFEST} is damaged: it needs {len(ranges)} chunks")
+    for entry in (manifest["state"], *manifest["chunks"]):
+        _verify(folder / entry["file"], entry)
+    priority = _read_state(folder / manifest["state"]["file"], replay.priority.size)
+    generator = np.random.PCG64()
+    try:
+        generator.state = manifest["generator"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{folder / MANIFEST} is damaged: it holds no PCG64 state") from None
+
+    # From here on only a file that changes under our hands can fail; the replay is empty then.
+    ring.written[:] = 0
+    replay.rebuild()
+    for (first, last), entry in zip(ranges, manifest["chunks"], strict=True):
+        _read_chunk(ring, first, last, folder / entry["file"])
+    ring.written[:] = written
+    replay.priority[:] = priority
+    replay.greatest[0] = manifest["greatest"]
+    replay.nan_count = manifest["nan_count"]
+    replay.generator = np.random.Generator(generator)
+    replay.ancestors = {manifest["id"]}
+    replay.rebuild()
+
+
+def _ranges(ring: Ring, written: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int]]:
+    """Rows of each chunk, as far as any lane has written."""
+    counts = ring.written if written is None else written
+    used = int(min(counts.max(), ring.rows))
+    step = max(1, _CHUNK_SLOTS // ring.lanes)
+    for first in range(0, used, step):
+        yield first, min(first + step, used)
+
+
+def _signature(ring: Ring, first: int, last: int) -> str:
+    """Digest of which step each slot holds, and of the flags.
+
+    A slot is written once a lap, and later only its flag can change, when a reset ends an episode:
+    within one replay's history equal signatures mean equal slots.
+    """
+    newest = ring.written[None] - 1
+    times = newest - (newest - np.arange(first, last)[:, None]) % ring.rows
+    slots = slice(first * ring.lanes, last * ring.lanes)
+    digest = hashlib.blake2b(np.ascontiguousarray(times).tobytes(), digest_size=16)
+    digest.update(ring.flags[slots].tobytes())
+    return digest.hexdigest()
+
+
+def _write_chunk(ring: Ring, first: int, last: int, path: Path) -> dict[str, Any]:
+    sink = _Sink(path)
+    slots = slice(first * ring.lanes, last * ring.lanes)
+    compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    with compressor.stream_writer(sink, closefd=False) as stream:  # type: ignore[arg-type]
+        for array in ring.arrays.values():
+            stream.write(array[slots].reshape(-1).view(np.uint8).data)
+    return sink.close()
+
+
+def _read_chunk(ring: Ring, first: int, last: int, path: Path) -> None:
+    slots = slice(first * ring.lanes, last * ring.lanes)
+    try:
+        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
+            for array in ring.arrays.values():
+                view = array[slots].reshape(-1).view(np.uint8).data
+                while view:
+                    count = stream.readinto(view[:_BLOCK])
+                    if not count:
+                        raise ValueError(f"{path} is damaged: it ends too soon")
+                    view = view[count:]
+            if stream.read(1):
+                raise ValueError(f"{path} is damaged: it holds more than its slots")
+    except zstandard.ZstdError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _link(previous: Path, entry: dict[str, Any], target: Path) -> bool:
+    """Put the previous snapshot's file at `target`; False if it is not as it was written."""
+    source = previous / entry["file"]
+    if not source.is_file() or source.stat().st_size != entry["bytes"]:
+        return False
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+    return True
+
+
+def _write_state(folder: Path, priority: NDArray[np.float32]) -> dict[str, Any]:
+    path = folder / _STATE
+    path.unlink(missing_ok=True)
+    save_file({"priority": priority}, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"file": _STATE, "bytes": path.stat().st_size, "crc32": _file_crc(path)}
+
+
+def _read_state(path: Path, size: int) -> NDArray[np.float32]:
+    try:
+        priority: NDArray[np.float32] = load_file(path)["priority"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    right = priority.shape == (size,) and priority.dtype == np.float32
+    if not right or not (np.isfinite(priority) & (priority >= 0)).all():
+        raise ValueError(f"{path} is damaged: expected {size} finite priorities of at least 0")
+    return priority
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no replay snapshot ({MANIFEST} is missing)")
+    try:
+        manifest = json.loads(path.read_bytes())
+        claimed = manifest.pop("crc32")
+        schema = manifest["schema"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(f"{path} is damaged: it is no manifest of a replay") from None
+    if schema != SCHEMA:
+        raise ValueError(f"{path} has schema {schema}; this version reads {SCHEMA}")
+    if claimed != _crc(manifest) or any(key not in manifest for key in _KEYS):
+        raise ValueError(f"{path} is damaged: its checksum does not match")
+    return dict(manifest)
+
+
+def _crc(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _file_crc(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _verify(path: Path, entry: dict[str, Any]) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing from the snapshot")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise ValueError(f"{path} is damaged: it has {size} bytes instead of {entry['bytes']}")
+    if _file_crc(path) != entry["crc32"]:
+        raise ValueError(f"{path} is damaged: its checksum does not match")
+
+
+def _fields(ring: Ring) -> dict[str, Any]:
+    """Names, shapes and dtypes of what is stored; a stack is only a way to read it."""
+    every: dict[str, Field] = {**ring.observation, "action": ring.action_field}
+    return {
+        name: {"shape": list(field.shape), "dtype": str(np.dtype(field.dtype))}
+        for name, field in every.items()
+    }

@@ -1,0 +1,60 @@
+"""What goes into the replay and what comes out: fields, and batches with shapes and units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named array of a slot: its shape without stack, NumPy dtype and stack."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    stack: int = 1
+
+    @property
+    def stacked_shape(self) -> tuple[int, ...]:
+        """Shape that an agent sees: (C, H, W) becomes (stack * C, H, W), oldest first."""
+        if not self.shape:
+            return (self.stack,) if self.stack > 1 else ()
+        return (self.stack * self.shape[0], *self.shape[1:])
+
+
+Spec = Field | dict[str, Field]
+Observation = Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A minibatch of n-step transitions, B of them, all on one device.
+
+    observation       (B, *stacked_shape), or a dict of them for several fields
+    action            (B,) int64, or (B, A) float32
+    reward            (B,) float32: sum of gamma^k r over the m <= n steps taken
+    discount          (B,) float32: gamma^m * (1 - terminated)
+    next_observation  like observation, m steps later
+    weight            (B,) float32 in (0, 1]: importance weights, the greatest is 1
+    index             (B,) int64: row ids, to hand back to `update` with the errors
+    """
+
+    observation: Observation
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_observation: Observation
+    weight: Tensor
+    index: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+
+        def move(value: Observation) -> Observation:
+            if isinstance(value, dict):
+                return {k: v.to(device, non_blocking=True) for k, v in value.items()}
+            return value.to(device, non_blocking=True)
+
+        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]

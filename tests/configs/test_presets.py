@@ -1,0 +1,113 @@
+"""Every preset loads, says what it is, and holds the figures of its paper."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+import configs
+from configs import dqn, run
+from configs.dqn import DQNConfig
+from configs.loader import docs
+from configs.run import RunConfig
+from envs.config import EnvConfig
+
+ALL = [(a, p) for a in configs.algorithms() for p in configs.presets(a)]
+
+
+@pytest.mark.parametrize(("algorithm", "preset"), ALL)
+def test_every_preset_loads(algorithm: str, preset: str) -> None:
+    overrides = configs.load_preset(algorithm, preset)
+    agent, env, run_config = configs.apply((DQNConfig(), EnvConfig(), RunConfig()), overrides)
+    dqn.check(agent)
+    run.check(run_config)
+    assert env.num_envs >= 1
+    assert configs.summary(algorithm, preset)
+
+
+def test_the_shipped_presets() -> None:
+    assert configs.presets("dqn") == ["default", "classic", "dqn2013", "nature", "rainbow"]
+
+
+@pytest.mark.parametrize("config", [DQNConfig, EnvConfig, RunConfig])
+def test_every_field_is_explained(config: type) -> None:
+    assert list(docs(config)) == [field.name for field in fields(config)]
+
+
+def test_names_are_unique_over_the_configs() -> None:
+    names = [field.name for config in (DQNConfig, EnvConfig, RunConfig) for field in fields(config)]
+    assert len(names) == len(set(names))
+
+
+def load(preset: str) -> DQNConfig:
+    overrides = configs.load_preset("dqn", preset)
+    agent, _, _ = configs.apply((DQNConfig(), EnvConfig(), RunConfig()), overrides)
+    assert isinstance(agent, DQNConfig)
+    return agent
+
+
+def test_nature_is_extended_data_table_1() -> None:
+    agent = load("nature")
+    assert (agent.batch_size, agent.replay_capacity, agent.gamma) == (32, 1_000_000, 0.99)
+    assert (agent.target_update_every, agent.update_every) == (10_000, 4)
+    assert (agent.learning_rate, agent.rmsprop_decay) == (0.00025, 0.95)
+    assert agent.optimizer_eps == pytest.approx(0.01**0.5 / 32)
+    assert (agent.epsilon_start, agent.epsilon_final) == (1.0, 0.1)
+    assert (agent.epsilon_steps, agent.learning_starts) == (1_000_000, 50_000)
+    assert not (agent.double or agent.dueling or agent.noisy or agent.distributional)
+    assert (agent.n_step, agent.priority_alpha) == (1, 0.0)
+
+
+def test_rainbow_is_table_1() -> None:
+    agent = load("rainbow")
+    assert agent.learning_starts * 4 == 80_000
+    assert agent.target_update_every * agent.update_every * 4 == 32_000
+    assert (agent.learning_rate, agent.optimizer_eps) == (0.0000625, 1.5e-4)
+    assert (agent.priority_alpha, agent.priority_beta, agent.n_step) == (0.5, 0.4, 3)
+    assert (agent.atoms, agent.v_min, agent.v_max) == (51, -10.0, 10.0)
+    assert agent.double and agent.dueling and agent.noisy and agent.distributional
+    assert agent.epsilon_start == agent.epsilon_final == 0.0
+
+
+def test_dqn2013_has_no_target_network_to_speak_of() -> None:
+    agent = load("dqn2013")
+    assert (agent.encoder, agent.hidden, agent.loss) == ("dqn2013", 256, "mse")
+    assert agent.target_update_every == 1
+    assert agent.epsilon_steps * 4 == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"gamma": 1.5}, "gamma is 1.5; it must lie in [0, 1]"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"epsilon_steps": -1}, "epsilon_steps is -1; it must be 0 or more"),
+        ({"replay_capacity": 16}, "batch_size is 32; it must not exceed replay_capacity, 16"),
+        (
+            {"distributional": True, "v_min": 11.0},
+            "v_min is 11.0; it must be below v_max, 10.0",
+        ),
+        ({"distributional": True, "atoms": 1}, "atoms is 1; it must be at least 2"),
+    ],
+)
+def test_ranges_of_dqn(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        dqn.check(replace(DQNConfig(batch_size=32), **change))  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"seed": -1}, "seed is -1; it must be 0 or more"),
+        ({"seed": 2**31}, "seed is 2147483648; it must be below 2^31"),
+        ({"out": ""}, "out is empty; it must name a folder"),
+    ],
+)
+def test_ranges_of_run(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        run.check(replace(RunConfig(), **change))  # type: ignore[arg-type]
+    assert str(caught.value) == message

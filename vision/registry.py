@@ -1,0 +1,46 @@
+"""Encoders by name: one decorator, one dict; a name twice raises, an unknown one names the near."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from vision.encoder import Encoder
+
+E = TypeVar("E", bound="type[Encoder]")
+
+_ENCODERS: dict[str, type[Encoder]] = {}
+_MODULES = ("vision.backbones.nature", "vision.backbones.impala", "vision.backbones.mlp")
+
+
+def register(name: str) -> Callable[[E], E]:
+    """Class decorator that makes an encoder known as `name`; ValueError if it is taken."""
+
+    def add(cls: E) -> E:
+        if name in _ENCODERS:
+            raise ValueError(f"the encoder name {name!r} is taken by {_ENCODERS[name].__name__}")
+        _ENCODERS[name] = cls
+        return cls
+
+    return add
+
+
+def names() -> list[str]:
+    """Every registered encoder's name, sorted."""
+    for module in _MODULES:
+        import_module(module)
+    return sorted(_ENCODERS)
+
+
+def find(name: str) -> type[Encoder]:
+    """The encoder class called `name`; ValueError names the nearest."""
+    known = names()
+    if name not in _ENCODERS:
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"no encoder is called {name!r}; did you mean {near!r}? Known: {', '.join(known)}"
+        )
+    return _ENCODERS[name]

@@ -1,1 +1,29 @@
-"""Algorithms, the training loop, checkpoints and the command line."""
+"""Algorithms, the training loop, checkpoints and the command line.
+
+    from agents import DQN, load
+
+    player = DQN.on("CartPole-v1").learn(50_000)      # or, later: load("runs/dqn-CartPole-v1-...")
+    action = player.act(observation)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "DQN": "agents.dqn",
+    "DQNConfig": "configs.dqn",
+    "Player": "agents.player",
+    "Session": "agents.session",
+    "create": "agents.session",
+    "load": "agents.player",
+    "resume": "agents.session",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'agents' has no attribute {name!r}")

@@ -218,9 +218,9 @@ def _list(words: list[str]) -> None:
             for preset in _presets(algorithm):
                 print(f"{algorithm}  {preset:10}  {summary(algorithm, preset)}")
     elif what == "envs":
-        import envs
+        from envs.names import names
 
-        print("\n".join(str(name) for name in envs.names()))
+        print("\n".join(f"{name.kind:9}  {name.id}" for name in names()))
     elif what == "encoders":
         import vision
 

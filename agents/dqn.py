@@ -9,7 +9,7 @@ al. 2018), the return's distribution (Bellemare et al. 2017); all of them at onc
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from agents.rmsprop import CentredRMSprop
 from configs.dqn import DQNConfig, check
 from replay import Batch
 from vision import build_encoder, initialise
+
+if TYPE_CHECKING:
+    from agents.session import Session
 
 # ---------------------------------------------------------------------------------------- losses
 
@@ -150,12 +153,24 @@ class DQN:
         self.epsilon = 0.0 if config.noisy else config.epsilon_start
         self.beta = config.priority_beta
 
+    @staticmethod
+    def on(env: str, *, preset: str | None = None, **options: Any) -> Session:
+        """A run on an environment, by name: `DQN.on("CartPole-v1").learn(50_000)`.
+
+        Options are the command line's, by field name; see `agents.session.Session`.
+        """
+        from agents.session import create
+
+        return create("dqn", preset, {"env": env, **options})
+
     def anneal(self, step: int, steps: int) -> dict[str, float]:
         """Set exploration and importance correction for agent step `step` of `steps`."""
         config = self.config
         if not config.noisy:
             done = min(1.0, step / config.epsilon_steps) if config.epsilon_steps else 1.0
-            self.epsilon = config.epsilon_start + done * (config.epsilon_final - config.epsilon_start)
+            self.epsilon = config.epsilon_start + done * (
+                config.epsilon_final - config.epsilon_start
+            )
         self.beta = config.priority_beta + min(1.0, step / steps) * (1 - config.priority_beta)
         return {"epsilon": self.epsilon, "beta": self.beta}
 
@@ -250,7 +265,8 @@ class DQN:
         """Take up a `state_dict` of the same configuration; RuntimeError where shapes differ."""
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # the optimiser would share these tensors with whoever gave the state
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
         self.updates = state["updates"]

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from agents import config
+from agents.loop import evaluate, rollout
+from agents.player import load_agent
+from envs import make
 from envs.vector import Episode, VectorEnv
+
+LANES = 30
+"""Environments that an evaluation steps together, at most."""
 
 
 def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict[str, Any]:
@@ -19,9 +26,10 @@ def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict
     beyond it.
     """
     scores = np.array([episode.score for episode in episodes])
-    half = student_t(len(scores) - 1) * scores.std(ddof=1) / math.sqrt(len(scores)) if len(
-        scores
-    ) > 1 else math.nan
+    count = len(scores)
+    half = math.nan
+    if count > 1:
+        half = student_t(count - 1) * float(scores.std(ddof=1)) / math.sqrt(count)
     protocol = env.protocol.describe() if env.protocol else "the environment's own rules"
     mean = float(scores.mean())
     return {
@@ -29,14 +37,14 @@ def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict
         "interval": [mean - half, mean + half] if math.isfinite(half) else None,
         "median": float(np.median(scores)),
         "best": float(scores.max()),
-        "episodes": len(scores),
+        "episodes": count,
         "scores": scores.tolist(),
         "lengths": [episode.length for episode in episodes],
         "epsilon": epsilon,
         "protocol": protocol,
         "text": f"score {mean:.1f}"
         + (f" ± {half:.1f} (95%)" if math.isfinite(half) else "")
-        + f", median {np.median(scores):.1f}, best {scores.max():.1f} over {len(scores)} episodes, "
+        + f", median {np.median(scores):.1f}, best {scores.max():.1f} over {count} episodes, "
         f"epsilon {epsilon:g}, {protocol}",
     }
 
@@ -56,3 +64,96 @@ def student_t(freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
     return sum(term / freedom**power for power, term in enumerate(terms))
+
+
+def evaluate_run(
+    folder: Path, episodes: int = 30, epsilon: float | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Play whole episodes with the agent of a run folder and sum them up.
+
+    epsilon  share of random actions; None takes the protocol's, 0 outside Atari
+    """
+    chosen = config.load(folder)
+    env = make(chosen.env, seed=seed, num_envs=min(episodes, LANES), evaluation=True)
+    try:
+        agent = load_agent(folder, chosen, env)
+        share = evaluation_epsilon(env) if epsilon is None else epsilon
+        played = list(evaluate(agent, env, episodes, share))
+        return {"env": chosen.env.env, **summary(played, env, share)}
+    finally:
+        env.close()
+
+
+def play(
+    folder: Path, video: Path | None = None, episodes: int = 1, seed: int = 0
+) -> dict[str, Any]:
+    """Film whole episodes in full size and colour; returns their summary and the film's path.
+
+    The film is H.264 and shows one picture an agent step, at the game's own pace. Without `video`
+    it goes into the run folder, under videos/.
+    """
+    chosen = config.load(folder)
+    env = make(chosen.env, seed=seed, num_envs=1, evaluation=True, render=True)
+    try:
+        agent = load_agent(folder, chosen, env)
+        share = evaluation_epsilon(env)
+        if video is None:
+            (folder / "videos").mkdir(exist_ok=True)
+            video = folder / "videos" / f"seed{seed}-episodes{episodes}.mp4"
+        played: list[Episode] = []
+        rate = round(60 / env.protocol.frame_skip) if env.protocol else 30
+        with Film(video, rate) as film:
+            for _, _, _, ended in rollout(agent, env, share):
+                film.add(env.render())
+                played += ended
+                if len(played) >= episodes:
+                    break
+        return {"env": chosen.env.env, "video": str(video), **summary(played, env, share)}
+    finally:
+        env.close()
+
+
+def evaluation_epsilon(env: VectorEnv) -> float:
+    """The share of random actions that the env's protocol evaluates with; 0 without one."""
+    return env.protocol.evaluation_epsilon if env.protocol else 0.0
+
+
+class Film:
+    """An H.264 file that pictures are added to; a context manager.
+
+    Small pictures are enlarged by a whole factor, so that a player shows pixels and not blur.
+    """
+
+    def __init__(self, path: Path, rate: int, least_height: int = 420) -> None:
+        self.path, self.rate, self._least = path, rate, least_height
+        self._stream: Any = None
+
+    def __enter__(self) -> Film:
+        import av
+
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"no folder {self.path.parent} to write the video into")
+        if self.path.suffix != ".mp4":
+            raise ValueError(f"video is {self.path.name!r}; its name must end in .mp4")
+        self._container = av.open(str(self.path), "w")
+        return self
+
+    def add(self, picture: np.ndarray) -> None:
+        """Add one (H, W, 3) uint8 picture."""
+        import av
+
+        factor = max(1, -(-self._least // picture.shape[0]))
+        picture = picture.repeat(factor, 0).repeat(factor, 1)
+        # H.264 with 4:2:0 colour wants even sides
+        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=self.rate)
+            self._stream.height, self._stream.width = picture.shape[:2]
+            self._stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()

@@ -59,7 +59,7 @@ class Logger:
         if console:
             self._display = _Bar(self._meter) if sys.stderr.isatty() else _Lines(sys.stderr)
         self._shown: dict[str, float] = {}
-        self._step = start_step
+        self._step, self._seen = start_step, time.monotonic()
         self._last_flush = time.monotonic()
 
     @property
@@ -88,11 +88,11 @@ class Logger:
         May be called at every step: it draws four times a second, or without a terminal
         prints a line every half a minute.
         """
-        self._step = step
+        self._step, self._seen = step, time.monotonic()
         self._shown.update(shown)
         if self._display is None or not self._display.due():
             return
-        self._meter.update(step)
+        self._meter.update(step, self._seen)
         self._display.show(self._state())
 
     def message(self, text: str) -> None:
@@ -112,7 +112,7 @@ class Logger:
         if self._metrics.closed:
             return
         if self._display is not None:
-            self._meter.update(self._step)
+            self._meter.update(self._step, self._seen)  # an evaluation may have come since
             self._display.close(self._state())
         self._metrics.close()
         if self._events is not None:
@@ -224,8 +224,7 @@ class _Meter:
         self.total_steps = total_steps
         self._points: deque[tuple[float, int]] = deque([(time.monotonic(), start_step)])
 
-    def update(self, step: int) -> None:
-        now = time.monotonic()
+    def update(self, step: int, now: float) -> None:
         self._points.append((now, step))
         while len(self._points) > 2 and now - self._points[1][0] > self.WINDOW:
             self._points.popleft()

@@ -21,9 +21,10 @@ from agents import checkpoint, config
 from agents.config import TrainConfig
 from agents.dqn import DQN
 from agents.errors import CheckpointError
-from agents.evaluate import summary
+from agents.evaluate import LANES, evaluation_epsilon, summary
 from agents.log import Logger
 from agents.loop import Agent, Tick, action_field, evaluate, observation_field, train
+from agents.player import Player
 from envs import EnvFault, make
 from envs.vector import VectorEnv
 from replay import PrioritizedReplay
@@ -54,7 +55,10 @@ class Session:
         ends the step, writes a checkpoint and raises KeyboardInterrupt; a second one stops at once.
         """
         run = self.config.run
-        with Logger(self.run_dir, run.steps, self.step, console=console) as log, _stoppable() as stop:
+        with (
+            Logger(self.run_dir, run.steps, self.step, console=console) as log,
+            _stoppable() as stop,
+        ):
             for note in self.notes:
                 log.message(note)
             log.message(self._describe())
@@ -75,13 +79,29 @@ class Session:
             log.flush()
             self.save()
             if stop.is_set():
-                log.message(
-                    f"stopped at step {self.step:,}; go on with: agents train --resume {self.run_dir}"
-                )
+                log.message(f"stopped at step {self.step:,}; go on with:")
+                log.message(f"  agents train --resume {self.run_dir}")
                 raise KeyboardInterrupt
             result = self._evaluate(log)
             (self.run_dir / "result.json").write_text(json.dumps(result, indent=1) + "\n")
             return result
+
+    def learn(self, steps: int | None = None, *, console: bool = True) -> Player:
+        """Train to agent step `steps` (the config's, unless given) and return the player."""
+        if steps is not None:
+            self.config = self.config.replace(steps=steps)
+            self.config.save(self.run_dir)
+        self.run(console=console)
+        return self.player()
+
+    def player(self) -> Player:
+        """The agent as it stands, acting on raw observations."""
+        return Player(
+            self.agent,
+            observation_field(self.env),
+            first_action=self.env.first_action,
+            atari=self.env.protocol is not None,
+        )
 
     def close(self) -> None:
         """Close the environments."""
@@ -141,22 +161,29 @@ class Session:
                     "max_grad_norm keeps it finite"
                 )
         spent = {f"seconds/{part}": value for part, value in tick.seconds.items()}
-        faults = {"replay/nan_errors": float(self.replay.nan_count)} if self.replay.nan_count else {}
+        faults = (
+            {"replay/nan_errors": float(self.replay.nan_count)} if self.replay.nan_count else {}
+        )
         log.scalars(
             tick.step, {**metrics, **tick.schedule, "updates": tick.updates, **spent, **faults}
         )
-        log.progress(tick.step, **{k: v for k, v in metrics.items() if k == "loss"}, **{
-            k: v for k, v in tick.schedule.items() if k == "epsilon"})
+        log.progress(
+            tick.step,
+            **{k: v for k, v in metrics.items() if k == "loss"},
+            **{k: v for k, v in tick.schedule.items() if k == "epsilon"},
+        )
 
     def _evaluate(self, log: Logger) -> dict[str, Any]:
         run = self.config.run
-        lanes = min(run.eval_episodes, 30)
+        log.message(f"evaluating {run.eval_episodes} episodes ...")
         env = make(
-            self.config.env, seed=derive(run.seed, SEED_EVAL), num_envs=lanes, evaluation=True
+            self.config.env,
+            seed=derive(run.seed, SEED_EVAL),
+            num_envs=min(run.eval_episodes, LANES),
+            evaluation=True,
         )
         try:
-            epsilon = env.protocol.evaluation_epsilon if env.protocol else 0.0
-            log.message(f"evaluating {run.eval_episodes} episodes ...")
+            epsilon = evaluation_epsilon(env)
             episodes = list(evaluate(self.agent, env, run.eval_episodes, epsilon))
             result = summary(episodes, env, epsilon) | {"step": self.step}
         finally:

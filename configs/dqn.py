@@ -57,7 +57,7 @@ class DQNConfig:
     learning_rate: float = 2e-4
     """Step size of the optimiser."""
     optimizer_eps: float = 1.5e-4
-    """Term added to the optimiser's denominator."""
+    """Term added to the optimiser's denominator, under the root in RMSProp."""
     rmsprop_decay: float = 0.95
     """Decay of RMSProp's running averages."""
     max_grad_norm: float = 10.0
@@ -82,7 +82,7 @@ def check(config: DQNConfig) -> None:
     for name in positive:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("update_every", "learning_rate", "optimizer_eps"):
+    for name in ("encoder_width", "update_every", "learning_rate", "optimizer_eps"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
     unit = (

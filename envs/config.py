@@ -20,4 +20,4 @@ class EnvConfig:
     frame_size: int = 84
     """Atari only: height and width of the grey frame, in pixels."""
     env_threads: int = 0
-    """Threads that step the environments; 0 takes one a core."""
+    """Atari only: threads that step the games; 0 takes one a core. Others share one thread."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
@@ -60,6 +60,7 @@ class Lanes:
                 self._envs.append(self._run(make))
             first = self._envs[0]
             self._layout = layout(first.observation_space, name)
+            self.action_space: gymnasium.Space[Any]
             self._start, self.action_space = _actions(first.action_space, name)
             if render and first.render_mode != "rgb_array":
                 raise ValueError(
@@ -74,15 +75,15 @@ class Lanes:
         self._check = Checker(self._layout.source)
         shape = (self.num_envs, *self.frame_space.shape)
         # Two, because the worker fills one while the caller still reads the other.
-        self._frames = (np.zeros(shape, self.frame_space.dtype),
-                        np.zeros(shape, self.frame_space.dtype))
+        dtype = self.frame_space.dtype
+        self._frames = (np.zeros(shape, dtype), np.zeros(shape, dtype))
         self._turn = 0
 
     def reset(self) -> np.ndarray:
         """Start every lane anew, from the seed given; returns the first frames."""
         self._turns.reset()
         self._scores.reset()
-        return self._run(lambda: self._reset_all())
+        return self._run(self._reset_all)
 
     def send(self, action: np.ndarray) -> None:
         """Start a step with (num_envs,) integers in [0, n), or (num_envs, *shape) floats."""
@@ -94,8 +95,10 @@ class Lanes:
         """Wait for the step that was sent; EnvFault where an environment misbehaved."""
         self._turns.recv()
         assert self._pending is not None
-        pending, self._pending = self._pending, None
-        return pending.result()
+        try:
+            return self._pending.result()
+        finally:
+            self._pending = None
 
     def render(self) -> np.ndarray:
         """Picture of lane 0 as it stands, (H, W, 3) uint8."""
@@ -204,9 +207,7 @@ class Lanes:
             set_state(env, state)
 
 
-def _actions(
-    space: gymnasium.Space[Any], name: str
-) -> tuple[int, spaces.Discrete[np.int64] | spaces.Box]:
+def _actions(space: gymnasium.Space[Any], name: str) -> tuple[int, gymnasium.Space[Any]]:
     """The environment's first action, and the space from 0 that agents see."""
     if isinstance(space, spaces.Discrete):
         return int(space.start), spaces.Discrete(int(space.n))

@@ -21,6 +21,7 @@ import numpy as np
 from gymnasium import spaces
 
 _LEAST_SIDE = 16  # of a float image without channels
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _CHANNELS = 4  # the most that a picture of a camera has
 
 
@@ -47,11 +48,15 @@ def layout(space: gymnasium.Space[Any], name: str) -> Layout:
         raise ValueError(f"observations of {name!r} have shape {shape}: an axis is empty")
     convert = _vector if len(shape) < 2 else _image(shape, space.dtype == np.uint8, name)
     image = convert is not _vector
-    dtype = np.uint8 if image and space.dtype == np.uint8 else np.float32
-    with np.errstate(over="ignore"):  # float64's greatest becomes inf, which says the same
-        low = convert(np.broadcast_to(space.low, shape)).astype(dtype)
-        high = convert(np.broadcast_to(space.high, shape)).astype(dtype)
-    return Layout(space, spaces.Box(low, high, dtype=dtype), convert)
+    frame: spaces.Box
+    if image and space.dtype == np.uint8:
+        frame = spaces.Box(convert(space.low), convert(space.high), dtype=np.uint8)
+    else:
+        with np.errstate(over="ignore"):  # float64's greatest becomes inf, which says the same
+            low = convert(space.low).astype(np.float32)
+            high = convert(space.high).astype(np.float32)
+        frame = spaces.Box(low, high, dtype=np.float32)
+    return Layout(space, frame, convert)
 
 
 def _image(
@@ -112,10 +117,11 @@ class Checker:
         whole = space.dtype == np.uint8 and (space.low == 0).all() and (space.high == 255).all()
         self._bounds: tuple[np.ndarray, np.ndarray] | None = None
         if not whole:
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            slack_low = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(low), low, 0.0)))
-            slack_high = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(high), high, 0.0)))
-            self._bounds = (low - slack_low, high + slack_high)
+            self._bounds = (space.low.astype(np.float64), space.high.astype(np.float64))
+            self._slack = tuple(
+                1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(bound), bound, 0.0)))
+                for bound in self._bounds
+            )
 
     def observation(self, observation: Any) -> np.ndarray:
         """`observation` as an array of the announced shape, with finite values within bounds."""
@@ -128,9 +134,10 @@ class Checker:
             return array
         low, high = self._bounds
         # NaN fails both comparisons; infinities pass where the bound is infinite.
-        good = (array >= low) & (array <= high)
+        good = (array >= low - self._slack[0]) & (array <= high + self._slack[1])
         if array.dtype.kind == "f":
-            good &= np.isfinite(array)
+            with np.errstate(over="ignore"):  # what overflows is not finite
+                good &= np.isfinite(array.astype(np.float32, copy=False))
         if not good.all():
             at = tuple(int(i) for i in np.argwhere(~good)[0])
             raise ValueError(
@@ -146,6 +153,6 @@ class Checker:
         if array.size != 1 or array.dtype.kind not in "biuf":
             raise ValueError(f"reward is {reward!r}; expected one number")
         value = float(array.reshape(()))
-        if not np.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+        if not np.isfinite(value) or abs(value) > _FLOAT32_MAX:
             raise ValueError(f"reward is {value}; expected a finite float32")
         return value

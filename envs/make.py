@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from envs.config import EnvConfig
-from envs.protocol import PROTOCOLS
+from envs.names import EnvName, names, resolve
+from envs.protocol import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
+    import gymnasium
+
     from envs.vector import VectorEnv
+
+__all__ = ["EnvName", "make", "names", "resolve"]
 
 
 def make(
@@ -19,16 +30,116 @@ def make(
     evaluation: bool = False,
     render: bool = False,
 ) -> VectorEnv:
-    from envs.atari import Atari
+    """Make the environments that `config` names, stepped together.
 
-    return Atari(  # type: ignore[return-value]
-        config.env.lower(),
-        PROTOCOLS[config.protocol],
-        num_envs=num_envs or config.num_envs,
+    `num_envs` takes the place of the config's. `evaluation` is for scores: in Atari no life loss,
+    whole rewards and the protocol's time limit for evaluation; nothing changes elsewhere. `render`
+    lets lane 0 be drawn. Raises ValueError, in one line, for a name that is not known, a value out
+    of range, or an environment whose observations or actions are of a kind that is not supported.
+    """
+    lanes = config.num_envs if num_envs is None else num_envs
+    _check(config, lanes, seed)
+    name = resolve(config.env)
+    if name.kind == "atari":
+        from envs.atari import Atari
+
+        return Atari(
+            name.id,
+            _protocol(config.protocol).for_game(name.id),
+            num_envs=lanes,
+            seed=seed,
+            evaluation=evaluation,
+            stack=config.frame_stack or 4,
+            frame_size=config.frame_size,
+            threads=config.env_threads,
+            render=render,
+        )
+    from envs.lanes import Lanes
+
+    one = partial(_make_class if name.kind == "class" else _make_id, name.id)
+    return Lanes(
+        # Lane 0 alone is drawn; others are spared the renderer.
+        [partial(one, render=render and lane == 0) for lane in range(lanes)],
         seed=seed,
-        evaluation=evaluation,
-        stack=config.frame_stack or 4,
-        frame_size=config.frame_size,
-        threads=config.env_threads,
+        stack=config.frame_stack,
         render=render,
+        name=name.id,
     )
+
+
+def _check(config: EnvConfig, lanes: int, seed: int) -> None:
+    least = {"num_envs": 1, "frame_stack": 0, "frame_size": 1, "env_threads": 0}
+    for field, low in least.items():
+        value = lanes if field == "num_envs" else getattr(config, field)
+        if value < low:
+            raise ValueError(f"{field} is {value}; it must be at least {low}")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be 0 or more")
+
+
+def _protocol(name: str) -> Protocol:
+    if name in PROTOCOLS:
+        return PROTOCOLS[name]
+    near = difflib.get_close_matches(name, PROTOCOLS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"unknown protocol {name!r}; {hint}expected one of {', '.join(PROTOCOLS)}")
+
+
+def _look_here() -> None:
+    """Let Python import from the working folder, where console scripts do not look."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # at the end, so that it shadows nothing
+
+
+def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
+    """A registered environment, without Gymnasium's checker: every step is checked anyway."""
+    import gymnasium
+
+    _look_here()
+    mode = "rgb_array" if render else None
+    try:
+        return gymnasium.make(id_, render_mode=mode, disable_env_checker=True)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ValueError(f"environment {id_!r} needs a package: {error}") from error
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        # Only ids with a module of their own get here unresolved.
+        raise ValueError(f"environment {id_!r} cannot be made: {error}") from error
+
+
+def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
+    """A user's class, called without arguments but for a render_mode that it accepts."""
+    import gymnasium
+
+    module_name, _, attribute = path.partition(":")
+    _look_here()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there; what it imports is not
+        raise ValueError(
+            f"environment {path!r}: no module {error.name!r} in {os.getcwd()} or on Python's path"
+        ) from error
+    if not hasattr(module, attribute):
+        near = difflib.get_close_matches(attribute, dir(module), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"environment {path!r}: {module_name} has no {attribute!r}{hint}")
+    factory = getattr(module, attribute)
+    if not callable(factory):
+        raise ValueError(f"environment {path!r}: {attribute} is not a class")
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):  # written in C, or no function at all
+        parameters = []
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in rest]
+    if needed:
+        raise ValueError(
+            f"environment {path!r}: {attribute} asks for {', '.join(needed)}; "
+            "give its arguments defaults"
+        )
+    accepts = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
+    env = factory(render_mode="rgb_array") if render and accepts else factory()
+    if not isinstance(env, gymnasium.Env):
+        raise ValueError(f"environment {path!r} made a {type(env).__name__}, not a gymnasium.Env")
+    return env

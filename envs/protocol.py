@@ -45,7 +45,7 @@ class Protocol:
     evaluation_max_frames: int = 108_000
     """Frames after which an episode is truncated in an evaluation."""
     full_action_space: bool = False
-    """All 18 actions of the console instead of those that the game uses."""
+    """Every action that ALE accepts (18 in nearly every game), not those that the game uses."""
 
     def describe(self) -> str:
         """One line to print beside a score."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
 
 
 def _number(path: Path) -> int | None:
@@ -28,20 +29,34 @@ def _reclaimable(path: Path) -> int:
     return int(stats.get("inactive_file", stats.get("total_inactive_file", 0)))
 
 
+def _groups() -> list[tuple[Path, str, str]]:
+    """Folders of this process's memory groups up to the root, with their limit and usage files."""
+    try:
+        lines = _OWN.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, kind, name = line.split(":", 2)
+        if kind not in ("", "memory"):
+            continue
+        root = _CGROUP / kind
+        limit = "memory.limit_in_bytes" if kind else "memory.max"
+        usage = "memory.usage_in_bytes" if kind else "memory.current"
+        group = root / name.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                found.append((folder, limit, usage))
+    return found
+
+
 def available_bytes() -> int:
-    """Bytes that this process can still take: the machine's, or its control group's if less."""
+    """Bytes that this process can still take: the machine's, or its control groups' if less."""
     least = int(psutil.virtual_memory().available)
-    for limit, used, stat in (
-        (_CGROUP / "memory.max", _CGROUP / "memory.current", _CGROUP / "memory.stat"),
-        (
-            _CGROUP / "memory/memory.limit_in_bytes",
-            _CGROUP / "memory/memory.usage_in_bytes",
-            _CGROUP / "memory/memory.stat",
-        ),
-    ):
-        most, now = _number(limit), _number(used)
+    for folder, limit, usage in _groups():
+        most, now = _number(folder / limit), _number(folder / usage)
         if most is not None and now is not None:
-            least = min(least, most - now + _reclaimable(stat))
+            least = min(least, most - now + _reclaimable(folder / "memory.stat"))
     return max(least, 0)
 
 

@@ -134,20 +134,13 @@ def load(replay: PrioritizedReplay, folder: Path) -> None:
     ):
         if manifest[key] != ours:
             raise ValueError(f"{folder} holds a replay of {key} {manifest[key]}; expected {ours}")
-    written = np.array(manifest["written"], np.int64)
-    if written.shape != (ring.lanes,) or written.min() < 0 or written.max() > 1 << 52:
-        raise ValueError(f"{folder / MANIFEST} is damaged: its write counts are {written}")
+    written, generator = _numbers(folder / MANIFEST, manifest, ring.lanes)
     ranges = list(_ranges(ring, written))
     if len(ranges) != len(manifest["chunks"]):
         raise ValueError(f"{folder / MANIFEST} is damaged: it needs {len(ranges)} chunks")
     for entry in (manifest["state"], *manifest["chunks"]):
         _verify(folder / entry["file"], entry)
     priority = _read_state(folder / manifest["state"]["file"], replay.priority.size)
-    generator = np.random.PCG64()
-    try:
-        generator.state = manifest["generator"]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{folder / MANIFEST} is damaged: it holds no PCG64 state") from None
 
     # From here on only a file that changes under our hands can fail; the replay is empty then.
     ring.written[:] = 0
@@ -261,6 +254,24 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if claimed != _crc(manifest) or any(key not in manifest for key in _KEYS):
         raise ValueError(f"{path} is damaged: its checksum does not match")
     return dict(manifest)
+
+
+def _numbers(
+    path: Path, manifest: dict[str, Any], lanes: int
+) -> tuple[NDArray[np.int64], np.random.PCG64]:
+    """Write counts (lanes,) and generator of a manifest, or ValueError for what can't be."""
+    generator = np.random.PCG64()
+    try:
+        written = np.array(manifest["written"], np.int64)
+        generator.state = manifest["generator"]
+        right = written.shape == (lanes,) and 0 <= written.min() <= written.max() < 1 << 52
+        right = right and 0 < float(manifest["greatest"]) < float("inf")
+        right = right and int(manifest["nan_count"]) >= 0
+    except (ValueError, TypeError, KeyError, OverflowError):
+        right = False
+    if not right:
+        raise ValueError(f"{path} is damaged: its counts or its generator's state can't be")
+    return written, generator
 
 
 def _crc(manifest: dict[str, Any]) -> int:

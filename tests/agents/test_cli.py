@@ -143,6 +143,14 @@ def test_list_presets(tell: Told) -> None:
     ]
 
 
+def test_list_envs_and_encoders(tell: Told) -> None:
+    code, out, _ = tell("list", "envs")
+    assert code == 0 and ["atari", "breakout"] in [line.split() for line in out.splitlines()]
+    assert ["gymnasium", "CartPole-v1"] in [line.split() for line in out.splitlines()]
+    code, out, _ = tell("list", "encoders")
+    assert code == 0 and {"nature", "dqn2013", "mlp"} <= set(out.split())
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -52,7 +52,7 @@ def test_nature_is_extended_data_table_1() -> None:
     assert (agent.batch_size, agent.replay_capacity, agent.gamma) == (32, 1_000_000, 0.99)
     assert (agent.target_update_every, agent.update_every) == (10_000, 4)
     assert (agent.learning_rate, agent.rmsprop_decay) == (0.00025, 0.95)
-    assert agent.optimizer_eps == pytest.approx(0.01**0.5 / 32)
+    assert agent.optimizer_eps == 0.01 / 32**2
     assert (agent.epsilon_start, agent.epsilon_final) == (1.0, 0.1)
     assert (agent.epsilon_steps, agent.learning_starts) == (1_000_000, 50_000)
     assert not (agent.double or agent.dueling or agent.noisy or agent.distributional)
@@ -82,6 +82,7 @@ def test_dqn2013_has_no_target_network_to_speak_of() -> None:
     [
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"gamma": 1.5}, "gamma is 1.5; it must lie in [0, 1]"),
+        ({"encoder_width": 0.0}, "encoder_width is 0.0; it must be above 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"epsilon_steps": -1}, "epsilon_steps is -1; it must be 0 or more"),
         ({"replay_capacity": 16}, "batch_size is 32; it must not exceed replay_capacity, 16"),

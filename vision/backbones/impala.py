@@ -44,9 +44,7 @@ class Impala(Encoder):
         self.channels = tuple(max(1, round(c * width)) for c in (16, 32, 32))
         self.strides = (2, 4, 8)
         before = (observation_shape[0], *self.channels[:-1])
-        self.stages = nn.ModuleList(
-            Stage(b, c) for b, c in zip(before, self.channels, strict=True)
-        )
+        self.stages = nn.ModuleList(Stage(b, c) for b, c in zip(before, self.channels, strict=True))
         rows, columns = (-(-s // 8) for s in size)
         self.feature_dim = self.channels[-1] * rows * columns
 

@@ -1,0 +1,114 @@
+"""A trained agent, loaded from its run folder, that acts on an environment's raw observations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from agents import checkpoint, config
+from agents.config import TrainConfig
+from agents.loop import Agent, observation_field
+from envs import make
+from replay import Field, PrioritizedReplay
+
+
+class Player:
+    """One agent on one environment: keeps the frames that an observation is stacked from.
+
+    `reset()` before each episode; then `act(observation)`, once a step, with what the environment
+    returned. Frames are stacked as in training: an episode's first frame stands for the missing.
+    """
+
+    def __init__(
+        self, agent: Agent, frame: Field, *, first_action: int = 0, atari: bool = False
+    ) -> None:
+        self.agent, self.frame = agent, frame
+        self._first_action, self._atari = first_action, atari
+        self._memory = PrioritizedReplay(frame.stack + 2, frame, alpha=0.0)
+        self._fresh = True
+
+    def reset(self) -> None:
+        """Forget the frames of the episode that ended."""
+        self._fresh = True
+
+    def act(self, observation: Any, epsilon: float = 0.0) -> int:
+        """The action for a raw observation of the environment, greedy but for `epsilon`.
+
+        Images may be (H, W), (H, W, C) or (C, H, W); a run on Atari takes the console's own
+        picture too, (210, 160, 3) or (210, 160). Raises ValueError, naming both shapes, for
+        anything else.
+        """
+        action = self.agent.act(self._observe(observation), explore=False, epsilon=epsilon)
+        return int(action[0]) + self._first_action
+
+    def _observe(self, observation: Any) -> Tensor:
+        frame = self._to_frame(np.asarray(observation))[None]
+        if self._fresh:
+            self._memory.reset(frame)
+            self._fresh = False
+        else:
+            self._memory.add(frame, [0], [0.0], [False], [False])
+        stacked = self._memory.latest()
+        assert isinstance(stacked, Tensor)
+        return stacked
+
+    def _to_frame(self, array: np.ndarray) -> np.ndarray:
+        shape = self.frame.shape
+        if self._atari and array.shape[:2] == (210, 160):
+            array = _atari_frame(array, shape[1:])
+        if array.shape != shape and len(shape) == 3:
+            if array.shape == shape[1:] and shape[0] == 1:
+                array = array[None]
+            elif array.shape == (*shape[1:], shape[0]):
+                array = array.transpose(2, 0, 1)
+        if len(shape) == 1 and array.size == shape[0]:
+            array = array.reshape(shape)
+        if array.shape != shape:
+            raise ValueError(
+                f"the observation has shape {array.shape}; this agent was trained on {shape}"
+            )
+        if self.frame.dtype == "uint8" and array.dtype != np.uint8:
+            raise ValueError(f"the observation is {array.dtype}; this agent was trained on uint8")
+        return np.ascontiguousarray(array, dtype=self.frame.dtype)
+
+
+def load(folder: str | Path, device: str = "auto") -> Player:
+    """The agent of a run folder, from its newest whole checkpoint, ready to act.
+
+    Runs no code from the folder. Raises FileNotFoundError for a folder that holds no run, and
+    ValueError for a damaged, foreign or newer one.
+    """
+    chosen = config.load(Path(folder))
+    env = make(chosen.env, seed=0, num_envs=1)
+    try:
+        agent = load_agent(Path(folder), chosen, env, device)
+        return Player(
+            agent,
+            observation_field(env),
+            first_action=env.first_action,
+            atari=env.protocol is not None,
+        )
+    finally:
+        env.close()
+
+
+def load_agent(folder: Path, chosen: TrainConfig, env: Any, device: str = "auto") -> Agent:
+    """The agent of a run as its newest whole checkpoint holds it."""
+    from agents.session import build_agent, pick_device, restore
+
+    found = checkpoint.latest(folder)
+    agent = build_agent(chosen, env, chosen.run.seed, pick_device(device))
+    restore(agent, checkpoint.load_tree(found / "state")["agent"], found)
+    return agent
+
+
+def _atari_frame(picture: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A console picture as ALE's own preprocessing gives it: luminance, area averages."""
+    import cv2
+
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA))[None]

@@ -1,0 +1,107 @@
+"""What the benchmarks share: the machine's name, interleaved timing, a table and its JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+OURS = "sightline"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: `value` in `unit`, of `system` in `case`."""
+
+    case: str
+    system: str
+    value: float
+    unit: str
+
+
+def machine(packages: Sequence[str] = ("torch", "numpy", "numba")) -> dict[str, str]:
+    """Processor, usable cores, system, Python, and the versions of `packages` that are there."""
+    info = {
+        "processor": _processor(),
+        "cores": str(_cores()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+    for name in packages:
+        try:
+            info[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return info
+
+
+def interleave(
+    cases: Mapping[str, Callable[[], object]], repeats: int, calls: int = 1
+) -> dict[str, list[float]]:
+    """Seconds a call, by case: one figure a round, the median of `calls` calls in it.
+
+    The cases take turns, in an order that rotates, so that a busy spell of the machine meets all.
+    A first round, which compiles and warms caches, is not kept.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    names = list(cases)
+    for turn in range(repeats + 1):
+        start = turn % len(names)
+        for name in names[start:] + names[:start]:
+            run = cases[name]
+            times = []
+            for _ in range(calls):
+                begin = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - begin)
+            if turn:
+                seconds[name].append(median(times))
+    return seconds
+
+
+def report(benchmark: str, rows: Sequence[Row], path: Path | None = None) -> None:
+    """Print a table, a line a case and a column a system; write the rows to `path` as JSON."""
+    info = machine()
+    systems = list(dict.fromkeys([OURS, *(row.system for row in rows)]))
+    table = Table(title=f"{benchmark} on {info['processor']}, {info['cores']} cores")
+    table.add_column("case")
+    for system in systems:
+        table.add_column(system, justify="right")
+    table.add_column("unit")
+    values = {(row.case, row.unit, row.system): row.value for row in rows}
+    for case, unit in dict.fromkeys((row.case, row.unit) for row in rows):
+        cells = [values.get((case, unit, system)) for system in systems]
+        texts = ["-" if value is None else _digits(value) for value in cells]
+        table.add_row(case, *texts, unit)
+    Console().print(table)
+    if path is not None:
+        content = {"benchmark": benchmark, "machine": info, "rows": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,9 +1,9 @@
 """Algorithms, the training loop, checkpoints and the command line.
 
-    from agents import DQN, load
+from agents import DQN, load
 
-    player = DQN.on("CartPole-v1").learn(50_000)      # or, later: load("runs/dqn-CartPole-v1-...")
-    action = player.act(observation)
+player = DQN.on("CartPole-v1").learn(50_000)      # or, later: load("runs/dqn-CartPole-v1-...")
+action = player.act(observation)
 """
 
 from __future__ import annotations

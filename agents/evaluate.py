@@ -50,13 +50,14 @@ def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict
 
 
 def student_t(freedom: int) -> float:
-    """The 97.5% quantile of Student's t, to 1% from two degrees of freedom on.
+    """The 97.5% quantile of Student's t, to 1%.
 
-    Hill 1970 (CACM algorithm 396), its expansion around the normal quantile.
+    The expansion around the normal quantile (Abramowitz & Stegun 1964, 26.7.5), which needs three
+    degrees of freedom; the first two are known in closed form.
     """
+    if freedom <= 2:
+        return (12.7062, 4.3027)[freedom - 1]
     z = 1.959964
-    if freedom == 1:
-        return 12.7062
     terms = (
         z,
         (z**3 + z) / 4,

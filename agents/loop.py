@@ -90,7 +90,9 @@ def train(
     while step < steps:
         schedule = agent.anneal(step, steps)
         started = perf_counter()
-        action = agent.act(replay.latest())
+        observation = replay.latest()
+        assert isinstance(observation, Tensor)  # one field makes a tensor
+        action = agent.act(observation)
         started = _spend(seconds, "act", started)
         env.send(action)
         started = _spend(seconds, "environment", started)

@@ -48,14 +48,15 @@ class Session:
     updates: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def run(self, *, console: bool = True) -> dict[str, Any] | None:
-        """Train to the last step, save, evaluate; the result, or None where Ctrl-C stopped it.
+    def run(self, *, console: bool = True) -> dict[str, Any]:
+        """Train to the last step, save, evaluate, and return the evaluation's result.
 
         A fault of the environment is raised after a checkpoint was written. Ctrl-C (or SIGTERM)
         ends the step, writes a checkpoint and raises KeyboardInterrupt; a second one stops at once.
         """
         run = self.config.run
         with (
+            _locked(self.run_dir),
             Logger(self.run_dir, run.steps, self.step, console=console) as log,
             _stoppable() as stop,
         ):
@@ -63,7 +64,7 @@ class Session:
                 log.message(note)
             log.message(self._describe())
             try:
-                for tick in self._ticks():
+                for tick in self.ticks():
                     self._log(log, tick)
                     if _crossed(run.checkpoint_every, tick.step, self.env.num_envs):
                         log.flush()
@@ -74,7 +75,7 @@ class Session:
                         break
             except EnvFault:
                 log.flush()
-                self.save()
+                self.save(broken=True)
                 raise
             log.flush()
             self.save()
@@ -107,8 +108,11 @@ class Session:
         """Close the environments."""
         self.env.close()
 
-    def save(self) -> Path:
-        """Write a checkpoint of everything, and return its folder."""
+    def save(self, *, broken: bool = False) -> Path:
+        """Write a checkpoint of everything, and return its folder.
+
+        The state of a `broken` environment is left out, so that its episodes begin anew.
+        """
         before = checkpoint.steps(self.run_dir)
         previous = before[max(before)] / "replay" if before else None
 
@@ -116,7 +120,7 @@ class Session:
             state = {
                 "step": self.step,
                 "agent": self.agent.state_dict(),
-                "env": self.env.get_state(),
+                "env": None if broken else self.env.get_state(),
                 "updates": self.updates,
                 "credit": self._credit,
             }
@@ -129,7 +133,8 @@ class Session:
 
     _credit: float = 0.0
 
-    def _ticks(self) -> Iterator[Tick]:
+    def ticks(self) -> Iterator[Tick]:
+        """Train, a vector step at a time, and write nothing: what `run` reads."""
         options = self.config.agent
         ticks = train(
             self.agent,
@@ -228,12 +233,14 @@ def resume(folder: Path, steps: int | None = None) -> Session:
     """
     notes: list[str] = []
     chosen = config.load(folder)
-    if steps is not None:
-        chosen = chosen.replace(steps=steps)
-        chosen.save(folder)
     found = checkpoint.latest(folder, notes.append)
     state = checkpoint.load_tree(found / "state")
     step = state["step"]
+    if steps is not None:
+        if steps < step:
+            raise ValueError(f"steps is {steps}; the run in {folder} stands at step {step} already")
+        chosen = chosen.replace(steps=steps)
+        chosen.save(folder)
     seed = derive(chosen.run.seed, SEED_RESUME, step)
     session = _assemble(Path(folder), chosen, seed=seed)
     session.notes = notes
@@ -301,6 +308,8 @@ def derive(seed: int, *use: int) -> int:
 
 def _assemble(folder: Path, chosen: TrainConfig, seed: int) -> Session:
     torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
+    # Adam's running means of gradients that stay 0 decay into numbers that processors are slow at
+    torch.set_flush_denormal(True)
     _keep_freed_memory()
     env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
     agent = build_agent(chosen, env, chosen.run.seed, pick_device(chosen.run.device))
@@ -344,6 +353,24 @@ def _keep_freed_memory() -> None:
     mallopt(mmap_threshold, 32 << 20)  # the greatest that glibc takes
     mallopt(trim_threshold, 1 << 30)
     mallopt(top_pad, 64 << 20)
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """Keep a second process out of the folder; the system frees the lock of one that died."""
+    try:
+        import fcntl
+    except ImportError:  # Windows keeps no such lock
+        yield
+        return
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training in {run_dir}; wait for it or stop it"
+            ) from None
+        yield
 
 
 @contextmanager

@@ -49,6 +49,7 @@ class Atari:
     ) -> None:
         self.num_envs = num_envs
         self.stack = stack
+        self.first_action = 0
         self.protocol: Protocol | None = protocol
         self.frame_space: gymnasium.spaces.Box = gymnasium.spaces.Box(
             0, 255, (1, frame_size, frame_size), np.uint8

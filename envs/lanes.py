@@ -61,7 +61,7 @@ class Lanes:
             first = self._envs[0]
             self._layout = layout(first.observation_space, name)
             self.action_space: gymnasium.Space[Any]
-            self._start, self.action_space = _actions(first.action_space, name)
+            self.first_action, self.action_space = _actions(first.action_space, name)
             if render and first.render_mode != "rgb_array":
                 raise ValueError(
                     f"{name!r} draws no pictures: its render_mode is {first.render_mode!r}, "
@@ -177,7 +177,7 @@ class Lanes:
                 continue
             own: Any = action[lane]
             if isinstance(self.action_space, spaces.Discrete):
-                own = int(own) + self._start
+                own = int(own) + self.first_action
             with self._blame(lane, f"step({own})"):
                 observation, gain, terminated[lane], truncated[lane], _ = env.step(own)
                 reward[lane] = self._check.reward(gain)

@@ -59,9 +59,7 @@ def layout(space: gymnasium.Space[Any], name: str) -> Layout:
     return Layout(space, frame, convert)
 
 
-def _image(
-    shape: tuple[int, ...], is_uint8: bool, name: str
-) -> Callable[[np.ndarray], np.ndarray]:
+def _image(shape: tuple[int, ...], is_uint8: bool, name: str) -> Callable[[np.ndarray], np.ndarray]:
     if len(shape) == 2:
         if is_uint8 or min(shape) >= _LEAST_SIDE:
             return _grey

@@ -56,7 +56,9 @@ class VectorEnv(Protocol):
     stack: int
     """Frames that make an observation; stacking is the replay's work."""
     action_space: gymnasium.spaces.Space[Any]
-    """One lane's: Discrete(n) from 0 (the adapter adds the env's own start), or a Box."""
+    """One lane's: Discrete(n) from 0 (the adapter adds `first_action`), or a Box."""
+    first_action: int
+    """The environment's own number for action 0 of a Discrete space."""
     protocol: AtariProtocol | None
     """The Atari protocol, None elsewhere."""
 

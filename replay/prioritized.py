@@ -14,15 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from replay import checks, memory, snapshot
 from replay.checks import Frames, Lanes
 from replay.ring import Ring, Slots
-from replay.tree import PriorityTree
+from replay.tree import TINY, PriorityTree
 from replay.types import Batch, Field, Observation, Spec
-
-_TINY = np.float32(1.1754944e-38)  # least normal float32: an open row never has a leaf of 0
 
 
 @njit(nogil=True, inline="always")
 def _leaf(priority, alpha):  # type: ignore[no-untyped-def]
-    return max(np.float32(np.float64(priority) ** alpha), _TINY)
+    """p^alpha, and never the 0 that says that a row is not open."""
+    return max(np.float32(np.float64(priority) ** alpha), TINY)
 
 
 @njit("void(f4[::1], f8, f4[::1])", nogil=True, cache=True)
@@ -65,7 +64,7 @@ def _refresh(  # type: ignore[no-untyped-def]
         if value < np.inf:
             greatest[0] = max(greatest[0], value)
         slots[kept] = slot
-        out[kept] = max(value, _TINY)
+        out[kept] = max(value, TINY)
         kept += 1
     for i in range(kept):
         value = min(out[i], greatest[0])

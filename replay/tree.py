@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 FAN_OUT = 16  # a block of leaves is one cache line of 64 bytes
 _SHIFT = 4
+TINY = np.float32(1.1754944e-38)  # least normal float32
 
 # leaves (blocks, 16); sums (blocks of all levels, 16), lowest first; each level's first block.
 _TREE = "f4[:, ::1], f8[:, ::1], i8[::1]"
@@ -133,7 +134,7 @@ def _draw(leaves, sums, levels, uniforms, beta, index, weight):  # type: ignore[
     # (N P_i)^-beta / max_j (N P_j)^-beta is (P_min / P_i)^beta: N and the total cancel.
     for i in range(index.size):
         share = (np.float64(least) / np.float64(weight[i])) ** beta
-        weight[i] = max(np.float32(share), np.float32(1.1754944e-38))
+        weight[i] = max(np.float32(share), TINY)
 
 
 class PriorityTree:
@@ -175,6 +176,8 @@ class PriorityTree:
 
         The last of duplicates wins. ValueError, with nothing written, for a bad index or mass.
         """
+        if index.shape != leaf.shape:
+            raise ValueError(f"index has shape {index.shape} and leaf {leaf.shape}; both are (N,)")
         bad = _set(self._blocks, self._sums, self._levels, self.size, index, leaf)
         if bad >= 0:
             raise ValueError(

@@ -70,8 +70,13 @@ class TaggedEnv(gymnasium.Env[np.ndarray, np.int64]):
         pattern = np.arange(channels * height * width) + 31 * tag.step + 17 * tag.episode + tag.env
         image = (pattern % 256).astype(np.uint8).reshape(channels, height * width)
         image[:, :7] = [
-            tag.env, tag.episode >> 8, tag.episode & 255, tag.step >> 8, tag.step & 255,
-            tag.action + 1, 171,
+            tag.env,
+            tag.episode >> 8,
+            tag.episode & 255,
+            tag.step >> 8,
+            tag.step & 255,
+            tag.action + 1,
+            171,
         ]
         return image.reshape(channels, height, width)
 
@@ -111,7 +116,11 @@ class TaggedEnv(gymnasium.Env[np.ndarray, np.int64]):
         over = self.step_number == length
         reward = self.reward(self._tag())
         return (
-            self._observe(), reward, over and end == "terminated", over and end == "truncated", {}
+            self._observe(),
+            reward,
+            over and end == "terminated",
+            over and end == "truncated",
+            {},
         )
 
     def render(self) -> np.ndarray:

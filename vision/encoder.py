@@ -26,9 +26,10 @@ class Encoder(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def __init__(self, observation_shape: tuple[int, ...]) -> None:
+    def __init__(self, observation_shape: tuple[int, ...], width: float = 1.0) -> None:
         super().__init__()
         self.observation_shape = tuple(observation_shape)
+        self.width = width
         self.register_buffer("scale", torch.tensor(1 / 255), persistent=False)
         self.scale: Tensor
 
@@ -39,6 +40,10 @@ class Encoder(nn.Module):
     def feature_maps(self, observation: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> one (B, channels[i], H_i, W_i) per stage."""
         raise NotImplementedError
+
+    def scaled(self, channels: int) -> int:
+        """A layer's channels or units at this encoder's width, at least 1."""
+        return max(1, round(channels * self.width))
 
     def prepare(self, observation: Tensor) -> Tensor:
         """Cast to the arithmetic in use and scale uint8 to [0, 1]; floats are only cast."""
@@ -59,20 +64,20 @@ class ConvEncoder(Encoder):
     layers: tuple[tuple[int, int, int], ...]
 
     def __init__(self, observation_shape: tuple[int, ...], width: float = 1.0) -> None:
-        super().__init__(observation_shape)
-        size = image_size(observation_shape, type(self).__name__, self.least_size())
+        super().__init__(observation_shape, width)
+        rows, columns = image_size(observation_shape, type(self).__name__, self.least_size())
         before, stride = observation_shape[0], 1
         convs, channels, strides = [], [], []
         for out, kernel, step in self.layers:
-            out = max(1, round(out * width))
+            out = self.scaled(out)
             convs.append(nn.Conv2d(before, out, kernel, step))
-            size = tuple((s - kernel) // step + 1 for s in size)
+            rows, columns = (rows - kernel) // step + 1, (columns - kernel) // step + 1
             before, stride = out, stride * step
             channels.append(out)
             strides.append(stride)
         self.convs = nn.ModuleList(convs)
         self.channels, self.strides = tuple(channels), tuple(strides)
-        self.feature_dim = before * size[0] * size[1]
+        self.feature_dim = before * rows * columns
 
     @classmethod
     def least_size(cls) -> int:

@@ -27,7 +27,7 @@ class BatchNormEncoder(Encoder):
     """One convolution with BatchNorm, to see when its statistics move."""
 
     def __init__(self, observation_shape: tuple[int, ...], width: float = 1.0) -> None:
-        super().__init__(observation_shape)
+        super().__init__(observation_shape, width)
         self.conv = nn.Conv2d(observation_shape[0], 4, 3)
         self.norm = nn.BatchNorm2d(4)
         self.channels, self.strides = (4,), (1,)

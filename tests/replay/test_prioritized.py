@@ -153,6 +153,7 @@ def test_error_too_small_for_a_float_keeps_its_row() -> None:
     play(replay, [0.0] * 50)
     replay.update(torch.arange(50), torch.zeros(50))
     assert replay.sampleable == np.count_nonzero(replay.tree.leaves) == 50
+    assert (replay.priority[:50] > 0).all()  # a load takes 0 for a row that never had one
     weight = replay.sample(50).weight
     assert bool((weight > 0).all()) and float(weight.max()) == 1
 

@@ -52,7 +52,9 @@ def play(replay: PrioritizedReplay, steps: int, seed: int) -> list[torch.Tensor]
             )
         if replay.sampleable and generator.random() < 0.3:
             batch = replay.sample(7, 0.5)
-            replay.update(batch.index, torch.from_numpy(generator.normal(size=7)))
+            error = generator.normal(size=7)
+            error[generator.random(7) < 0.1] = np.nan
+            replay.update(batch.index, torch.from_numpy(error))
             seen += [batch.index, batch.reward, batch.discount, batch.weight, batch.action]
             seen += [*batch.observation.values(), *batch.next_observation.values()]
             seen += replay.latest().values()
@@ -84,6 +86,7 @@ def test_goes_on_as_if_nothing_had_happened(seed: int, steps: int, lanes: int, c
     assert second.sampleable == first.sampleable and len(second) == len(first)
     assert np.array_equal(second.tree.leaves, first.tree.leaves)
     assert second.tree.total == first.tree.total
+    assert second.nan_count == first.nan_count
     assert np.array_equal(second.priority, first.priority)
     assert np.array_equal(second.ring.pending, first.ring.pending)
     assert same(list(second.latest().values()), list(first.latest().values()))

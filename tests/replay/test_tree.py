@@ -140,6 +140,8 @@ def test_refuses_what_would_break_it(index: int, leaf: float) -> None:
     tree.set(np.array([0]), np.array([2.0], np.float32))
     with pytest.raises(ValueError, match=rf"leaf {index} cannot become"):
         tree.set(np.array([1, index]), np.array([5.0, leaf], np.float32))
+    with pytest.raises(ValueError, match=r"index has shape \(2,\) and leaf \(1,\)"):
+        tree.set(np.array([1, 2]), np.array([5.0], np.float32))
     assert tree.total == 2 and tree.leaves[1] == 0
 
 

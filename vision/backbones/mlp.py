@@ -14,8 +14,8 @@ class MLP(Encoder):
     """Two layers of 256 ReLU units (times width); images are flattened, uint8 scaled."""
 
     def __init__(self, observation_shape: tuple[int, ...], width: float = 1.0) -> None:
-        super().__init__(observation_shape)
-        units = max(1, round(256 * width))
+        super().__init__(observation_shape, width)
+        units = self.scaled(256)
         size = 1
         for n in observation_shape:
             size *= n

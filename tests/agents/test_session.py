@@ -1,0 +1,216 @@
+"""Runs as a whole: their folder, kill and resume, faults, and agents that must learn."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import agents
+from agents import checkpoint, session
+from agents.errors import CheckpointError
+from agents.evaluate import evaluate_run, play, student_t
+from envs import EnvFault
+
+TINY: dict[str, Any] = {
+    "env": "tests.support:TaggedEnv",
+    "encoder": "mlp",
+    "encoder_width": 0.1,
+    "hidden": 8,
+    "num_envs": 2,
+    "replay_capacity": 300,
+    "learning_starts": 40,
+    "batch_size": 8,
+    "update_every": 4,
+    "target_update_every": 20,
+    "epsilon_steps": 400,
+    "steps": 800,
+    "checkpoint_every": 400,
+    "eval_episodes": 2,
+    "log_every": 40,
+    "precision": "fp32",
+    "threads": 1,
+}
+
+
+def start(out: Path, **options: Any) -> session.Session:
+    return session.create(
+        "dqn", "nature", {**TINY, "out": str(out), "optimizer": "adam", **options}
+    )
+
+
+def test_a_run_folder_holds_the_run(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    result = run.run(console=False)
+    run.close()
+    assert result is not None and result["episodes"] == 2
+    assert run.run_dir.parent == tmp_path and run.run_dir.name.startswith("dqn-tests.support")
+    names = {path.name for path in run.run_dir.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "result.json"} <= names
+    assert set(checkpoint.steps(run.run_dir)) == {400, 800}
+    lines = [json.loads(x) for x in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert {"score", "loss", "epsilon", "evaluation/score"} <= {key for x in lines for key in x}
+    again = evaluate_run(run.run_dir, episodes=3)
+    assert len(again["scores"]) == 3 and again["interval"][0] <= again["mean"]
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_killed_and_resumed_goes_on_bit_for_bit(tmp_path: Path, noisy: bool) -> None:
+    options = {"noisy": noisy, "distributional": noisy, "priority_alpha": 0.5, "n_step": 3}
+    whole = start(tmp_path, **options)
+    for _ in whole.ticks():
+        pass
+    killed = start(tmp_path, **options)
+    for tick in killed.ticks():
+        if tick.step == 400:
+            killed.save()
+        if tick.step == 600:  # what came after the checkpoint is lost
+            break
+    killed.close()
+    resumed = session.resume(killed.run_dir)
+    assert resumed.step == 400
+    for _ in resumed.ticks():
+        pass
+    pairs = zip(whole.agent.online.parameters(), resumed.agent.online.parameters(), strict=True)  # type: ignore[attr-defined]
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert resumed.updates == whole.updates
+    assert torch.equal(whole.replay.latest(), resumed.replay.latest())  # type: ignore[arg-type]
+    whole.close()
+    resumed.close()
+
+
+def test_resume_without_the_replay_fills_it_before_learning(tmp_path: Path) -> None:
+    run = start(tmp_path, save_replay=False, steps=400)
+    run.run(console=False)
+    run.close()
+    resumed = session.resume(run.run_dir, steps=600)
+    assert any("fills anew" in note for note in resumed.notes)
+    updates = [tick.updates - run.updates for tick in resumed.ticks()]
+    assert updates[15] == 0 and updates[-1] > 0
+    resumed.close()
+
+
+def test_resume_refuses_an_end_that_is_past(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=400)
+    run.run(console=False)
+    run.close()
+    with pytest.raises(ValueError, match="steps is 100; the run in .* stands at step 400"):
+        session.resume(run.run_dir, steps=100)
+
+
+def test_interrupt_saves_and_tells_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path, steps=10**6, checkpoint_every=0)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    run.close()
+    assert f"agents train --resume {run.run_dir}" in capsys.readouterr().err
+    assert session.resume(run.run_dir).step == run.step > 0
+
+
+def test_one_process_a_run_folder(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    with (
+        session._locked(run.run_dir),
+        pytest.raises(ValueError, match="another process is training"),
+    ):
+        run.run(console=False)
+    run.close()
+
+
+def test_a_faulty_environment_ends_the_run_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(tmp_path)
+    real, calls = run.env.recv, iter(range(10**6))
+
+    def recv() -> Any:
+        if next(calls) == 60:
+            raise EnvFault("lane 1: reward is nan; expected a finite float32")
+        return real()
+
+    monkeypatch.setattr(run.env, "recv", recv)
+    with pytest.raises(EnvFault, match="reward is nan"):
+        run.run(console=False)
+    run.close()
+    assert session.resume(run.run_dir).step == 120
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=400)
+    run.run(console=False)
+    run.close()
+    config = run.run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("hidden: 8", "hidden: 9"))
+    with pytest.raises(CheckpointError, match="does not fit this environment and config"):
+        agents.load(run.run_dir)
+
+
+def test_continuous_actions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dqn needs discrete actions and Pendulum-v1 takes Box"):
+        session.create("dqn", None, {"env": "Pendulum-v1", "out": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_of_a_run(tmp_path: Path) -> None:
+    import av
+
+    run = start(tmp_path, steps=100, learning_starts=10**6)
+    run.run(console=False)
+    run.close()
+    told = play(run.run_dir, tmp_path / "film.mp4", episodes=2)
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        stream = film.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        # a picture a step, and one of the reset between the episodes
+        assert sum(1 for _ in film.decode(stream)) == sum(told["lengths"]) + 1 == 13
+
+
+def test_players_take_raw_observations(tmp_path: Path) -> None:
+    import gymnasium
+
+    dqn = agents.DQN.on("CartPole-v1", steps=200, out=str(tmp_path), eval_episodes=1, threads=1)
+    player = dqn.learn(console=False)
+    env = gymnasium.make("CartPole-v1")
+    observation, _ = env.reset(seed=0)
+    loaded = agents.load(dqn.run_dir)
+    for _ in range(5):
+        action = loaded.act(observation)
+        assert action == player.act(observation)
+        observation = env.step(action)[0]
+    with pytest.raises(ValueError, match=r"shape \(3,\); this agent was trained on \(4,\)"):
+        loaded.act(np.zeros(3))
+    dqn.close()
+
+
+def test_student_t_against_the_tables() -> None:
+    for freedom, quantile in (
+        (1, 12.706),
+        (2, 4.303),
+        (3, 3.182),
+        (5, 2.571),
+        (29, 2.045),
+        (99, 1.984),
+    ):
+        assert student_t(freedom) == pytest.approx(quantile, rel=1e-2)
+
+
+def test_cartpole_is_solved(tmp_path: Path) -> None:
+    """Mean return of at least 475 over 100 episodes (Gymnasium's mark), as shipped."""
+    begin = time.perf_counter()
+    dqn = agents.DQN.on("CartPole-v1", out=str(tmp_path), eval_episodes=100)
+    dqn.learn(console=False)
+    dqn.close()
+    result = json.loads((dqn.run_dir / "result.json").read_text())
+    print(f"CartPole-v1: {result['text']}; {time.perf_counter() - begin:.0f} s")
+    assert result["mean"] >= 475

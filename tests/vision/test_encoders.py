@@ -35,7 +35,7 @@ def test_encoders_keep_their_word(name: str, shape: tuple[int, int, int], width:
     maps = encoder.feature_maps(x)
     assert tuple(m.shape[1] for m in maps) == encoder.channels
     for m, stride in zip(maps, encoder.strides, strict=True):
-        assert m.shape[2] == pytest.approx(shape[1] / stride, abs=2.5)
+        assert m.shape[2] == pytest.approx(shape[1] / stride, abs=4.5)
 
 
 def test_bytes_are_scaled_and_floats_are_not() -> None:

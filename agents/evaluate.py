@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def evaluate_run(
     try:
         agent = load_agent(folder, chosen, env)
         share = evaluation_epsilon(env) if epsilon is None else epsilon
-        played = list(evaluate(agent, env, episodes, share))
+        played = list(chain.from_iterable(evaluate(agent, env, episodes, share)))
         return {"env": chosen.env.env, **summary(played, env, share)}
     finally:
         env.close()

@@ -123,8 +123,8 @@ def _spend(seconds: dict[str, float], part: str, started: float) -> float:
 
 def evaluate(
     agent: Agent, env: VectorEnv, episodes: int, epsilon: float | None = None
-) -> Iterator[Episode]:
-    """Play whole episodes without exploration or learning, and yield each as it ends.
+) -> Iterator[list[Episode]]:
+    """Play whole episodes without exploration or learning; yields those that count, step by step.
 
     Every lane plays the same number of episodes, ceil(episodes / lanes), so that short ones are
     not counted more often than long ones; those beyond `episodes` are left out. `epsilon` is the
@@ -134,10 +134,10 @@ def evaluate(
     left = np.full(env.num_envs, each)
     left[np.arange(env.num_envs) >= episodes - (each - 1) * env.num_envs] -= 1
     for _, _, _, ended in rollout(agent, env, epsilon):
-        for episode in ended:
-            if left[episode.lane] > 0:
-                left[episode.lane] -= 1
-                yield episode
+        counted = [episode for episode in ended if left[episode.lane] > 0]
+        for episode in counted:
+            left[episode.lane] -= 1
+        yield counted
         if not left.any():
             return
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
-import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +22,13 @@ from agents.evaluate import LANES, evaluation_epsilon, summary
 from agents.log import Logger
 from agents.loop import Agent, Tick, action_field, evaluate, observation_field, train
 from agents.player import Player
+from agents.process import keep_freed_memory, locked, stoppable
 from envs import EnvFault, make
 from envs.vector import VectorEnv
 from replay import PrioritizedReplay
+
+SHOWN = ("loss", "epsilon")
+"""Metrics that the progress bar tells."""
 
 SEED_TRAIN, SEED_EVAL, SEED_REPLAY, SEED_RESUME = range(4)
 
@@ -56,9 +57,9 @@ class Session:
         """
         run = self.config.run
         with (
-            _locked(self.run_dir),
+            locked(self.run_dir),
             Logger(self.run_dir, run.steps, self.step, console=console) as log,
-            _stoppable() as stop,
+            stoppable() as stop,
         ):
             for note in self.notes:
                 log.message(note)
@@ -70,7 +71,7 @@ class Session:
                         log.flush()
                         self.save()
                     if _crossed(run.eval_every, tick.step, self.env.num_envs):
-                        self._evaluate(log)
+                        self._evaluate(log, stop)
                     if stop.is_set():
                         break
             except EnvFault:
@@ -79,11 +80,11 @@ class Session:
                 raise
             log.flush()
             self.save()
-            if stop.is_set():
+            result = None if stop.is_set() else self._evaluate(log, stop)
+            if result is None:
                 log.message(f"stopped at step {self.step:,}; go on with:")
                 log.message(f"  agents train --resume {self.run_dir}")
                 raise KeyboardInterrupt
-            result = self._evaluate(log)
             (self.run_dir / "result.json").write_text(json.dumps(result, indent=1) + "\n")
             return result
 
@@ -166,19 +167,13 @@ class Session:
                     "max_grad_norm keeps it finite"
                 )
         spent = {f"seconds/{part}": value for part, value in tick.seconds.items()}
-        faults = (
-            {"replay/nan_errors": float(self.replay.nan_count)} if self.replay.nan_count else {}
-        )
-        log.scalars(
-            tick.step, {**metrics, **tick.schedule, "updates": tick.updates, **spent, **faults}
-        )
-        log.progress(
-            tick.step,
-            **{k: v for k, v in metrics.items() if k == "loss"},
-            **{k: v for k, v in tick.schedule.items() if k == "epsilon"},
-        )
+        counts = {"updates": tick.updates, "replay/nan_errors": self.replay.nan_count}
+        log.scalars(tick.step, {**metrics, **tick.schedule, **counts, **spent})
+        shown = {**metrics, **tick.schedule}
+        log.progress(tick.step, **{name: shown[name] for name in SHOWN if name in shown})
 
-    def _evaluate(self, log: Logger) -> dict[str, Any]:
+    def _evaluate(self, log: Logger, stop: threading.Event) -> dict[str, Any] | None:
+        """Evaluate, write the score down and return it; None where `stop` came before the end."""
         run = self.config.run
         log.message(f"evaluating {run.eval_episodes} episodes ...")
         env = make(
@@ -189,7 +184,11 @@ class Session:
         )
         try:
             epsilon = evaluation_epsilon(env)
-            episodes = list(evaluate(self.agent, env, run.eval_episodes, epsilon))
+            episodes = []
+            for ended in evaluate(self.agent, env, run.eval_episodes, epsilon):
+                episodes += ended
+                if stop.is_set():
+                    return None
             result = summary(episodes, env, epsilon) | {"step": self.step}
         finally:
             env.close()
@@ -310,7 +309,7 @@ def _assemble(folder: Path, chosen: TrainConfig, seed: int) -> Session:
     torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
     # Adam's running means of gradients that stay 0 decay into numbers that processors are slow at
     torch.set_flush_denormal(True)
-    _keep_freed_memory()
+    keep_freed_memory()
     env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
     agent = build_agent(chosen, env, chosen.run.seed, pick_device(chosen.run.device))
     replay = PrioritizedReplay(
@@ -337,57 +336,3 @@ def _shows_images(chosen: TrainConfig) -> bool:
 def _crossed(every: int, step: int, width: int) -> bool:
     """Whether the last vector step, of `width` agent steps, reached a multiple of `every`."""
     return every > 0 and step // every > (step - width) // every
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep freed memory instead of handing it back after each update.
-
-    Otherwise every update faults its tensors' pages in anew (benchmarks/train.py measures what
-    that costs). Elsewhere than on glibc nothing is done.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-    mallopt(mmap_threshold, 32 << 20)  # the greatest that glibc takes
-    mallopt(trim_threshold, 1 << 30)
-    mallopt(top_pad, 64 << 20)
-
-
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Keep a second process out of the folder; the system frees the lock of one that died."""
-    try:
-        import fcntl
-    except ImportError:  # Windows keeps no such lock
-        yield
-        return
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is training in {run_dir}; wait for it or stop it"
-            ) from None
-        yield
-
-
-@contextmanager
-def _stoppable() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second SIGINT interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_same_seed_same_samples() -> None:
 def test_evaluation_takes_as_many_episodes_from_each_lane(episodes: int, count: int) -> None:
     env = lanes(count)
     try:
-        played = list(evaluate(Recorder(), env, episodes))
+        played = list(chain.from_iterable(evaluate(Recorder(), env, episodes)))
     finally:
         env.close()
     assert len(played) == episodes

@@ -18,6 +18,7 @@ import agents
 from agents import checkpoint, session
 from agents.errors import CheckpointError
 from agents.evaluate import evaluate_run, play, student_t
+from agents.process import locked
 from envs import EnvFault
 
 TINY: dict[str, Any] = {
@@ -118,10 +119,20 @@ def test_interrupt_saves_and_tells_how_to_go_on(
     assert session.resume(run.run_dir).step == run.step > 0
 
 
+def test_interrupt_in_the_evaluation_stops_it(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=80, learning_starts=10**6, eval_episodes=10**6)
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run.run(console=False)
+    run.close()
+    assert session.resume(run.run_dir).step == 80
+    assert not (run.run_dir / "result.json").exists()
+
+
 def test_one_process_a_run_folder(tmp_path: Path) -> None:
     run = start(tmp_path)
     with (
-        session._locked(run.run_dir),
+        locked(run.run_dir),
         pytest.raises(ValueError, match="another process is training"),
     ):
         run.run(console=False)

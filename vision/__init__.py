@@ -21,6 +21,7 @@ _PUBLIC = {
     "load_weights": "vision.weights",
     "names": "vision.registry",
     "parameter_groups": "vision.train",
+    "randomisation_test": "vision.sanity",
     "recalibrate": "vision.batchnorm",
     "register": "vision.registry",
     "unfreeze": "vision.train",

@@ -117,13 +117,13 @@ def test_spatial_softmax_by_hand() -> None:
     assert dim == 4
     x = torch.zeros(1, 2, 2, 3)
     x[0, 0, 1, 2] = 50.0  # a peak: bottom right
-    x[0, 1, 0, 0] = math.log(5)  # weights 5 1 1 / 1 1 1, in tenths
-    expected = [1.0, 1.0, (-5 + 1 - 1 + 1) / 10, (-7 + 3) / 10]
+    x[0, 1, 0, 2] = math.log(5)  # weights 1 1 5 / 1 1 1, in tenths
+    expected = [1.0, 1.0, (-2 + 6) / 10, (-7 + 3) / 10]
     torch.testing.assert_close(head(x), torch.tensor([expected]))
     with torch.no_grad():
         head.temperature.fill_(0.5)
-    sharp = head(x)[0, 2].item()
-    assert sharp == pytest.approx((-25 + 1 - 1 + 1) / 30)
+    expected = [1.0, 1.0, (-2 + 26) / 30, (-27 + 3) / 30]
+    torch.testing.assert_close(head(x), torch.tensor([expected]))
     assert build_head("softmax", 1, 1, 1)[0](torch.ones(1, 1, 1, 1)).tolist() == [[0, 0]]
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vision
+from vision.backbones.backbone import norm_layer
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -197,6 +198,7 @@ def test_group_norm_keeps_two_channels_to_a_group() -> None:
         if isinstance(m, nn.GroupNorm)
     }
     assert groups == {7: 1, 14: 2, 28: 4, 56: 8}
+    assert [norm_layer("group", c).num_groups for c in (1, 2, 16, 32, 48)] == [1, 1, 8, 16, 16]
 
 
 def on_meta_group() -> list[nn.Module]:

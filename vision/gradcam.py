@@ -29,16 +29,21 @@ def grad_cam(
     observation: Tensor,
     target: Target = None,
     *,
+    at: str = "output",
     upsample: bool = False,
 ) -> Tensor:
     """Where `layer`'s maps speak for the target: ReLU of the maps weighted by mean gradients.
 
     layer     inside `module`, used once in its forward pass, with maps (B, C, h, w)
+    at        the layer's "output", or its "input": that of an encoder's `head` is its last map,
+              behind the ReLU, whatever the encoder
     upsample  to the observation's height and width, bilinearly
     Returns (B, h, w) float32, 0 or more, in the target's units. Selvaraju et al. 2017, equations
     1 and 2. Raises ValueError for a layer or a target that doesn't fit.
     """
-    with _still(module), _captured(module, layer) as maps:
+    if at not in ("input", "output"):
+        raise ValueError(f"at is {at!r}; it must be 'input' or 'output'")
+    with _still(module), _captured(module, layer, at) as maps:
         score = _score(module(_plain(observation)), target)
         if len(maps) != 1:
             raise ValueError(
@@ -73,7 +78,12 @@ def input_gradient(module: nn.Module, observation: Tensor, target: Target = None
 
 
 def guided_grad_cam(
-    module: nn.Module, layer: nn.Module, observation: Tensor, target: Target = None
+    module: nn.Module,
+    layer: nn.Module,
+    observation: Tensor,
+    target: Target = None,
+    *,
+    at: str = "output",
 ) -> Tensor:
     """Guided backpropagation times Grad-CAM, upsampled; (B, C, H, W) float32.
 
@@ -83,7 +93,7 @@ def guided_grad_cam(
         # both halves must explain the same output
         with _still(module), torch.no_grad():
             target = module(_plain(observation)).argmax(1)
-    cam = grad_cam(module, layer, observation, target, upsample=True)
+    cam = grad_cam(module, layer, observation, target, at=at, upsample=True)
     return cam[:, None] * guided_backprop(module, observation, target)
 
 
@@ -131,26 +141,29 @@ def _still(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _captured(module: nn.Module, layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what `layer` puts out, cut from what lies before it."""
+def _captured(module: nn.Module, layer: nn.Module, at: str) -> Iterator[list[Tensor]]:
+    """Collects what `layer` puts out or takes in, cut from what lies before it."""
     if not any(m is layer for m in module.modules()):
         raise ValueError(
             f"the layer {type(layer).__name__} is no part of this {type(module).__name__}"
         )
     maps: list[Tensor] = []
 
-    def keep(_: nn.Module, inputs: Any, output: Any) -> Tensor:
-        if not isinstance(output, Tensor) or output.dim() != 4:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    def keep(found: Any) -> Tensor:
+        if not isinstance(found, Tensor) or found.dim() != 4:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            verb = "puts out" if at == "output" else "takes in"
             raise ValueError(
-                f"the layer {_name(module, layer)} puts out {shape}; Grad-CAM needs maps "
-                "(B, C, H, W)"
+                f"the layer {_name(module, layer)} {verb} {shape}; Grad-CAM needs maps (B, C, H, W)"
             )
-        maps.append(output.detach().clone().requires_grad_())
+        maps.append(found.detach().clone().requires_grad_())
         # a copy goes on, so that an in-place operation behind can't overwrite what was kept
         return maps[-1].clone()
 
-    hook = layer.register_forward_hook(keep)
+    if at == "output":
+        hook = layer.register_forward_hook(lambda _, inputs, output: keep(output))
+    else:
+        hook = layer.register_forward_pre_hook(lambda _, inputs: (keep(inputs[0]), *inputs[1:]))
     try:
         yield maps
     finally:

@@ -73,7 +73,8 @@ def load_weights(
                 keys none may be missing or mis-shaped, of the file's none unused
 
     A `module.` before every key, as DataParallel writes it, is dropped; an encoder takes its
-    classifier's file. BatchNorm's counters, which old files lack, are never missing.
+    classifier's file. BatchNorm's counters, which old files lack, are never missing. Files that
+    were trained on normalised images want encoders built with normalize="imagenet".
 
     Raises FileNotFoundError, and ValueError in one line for a file that is none of these, is
     truncated, has another digest, or belongs to another network.

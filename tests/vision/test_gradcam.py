@@ -99,6 +99,24 @@ def test_grad_cam_of_an_inner_layer_is_autograds() -> None:
     torch.testing.assert_close(vision.grad_cam(net, net.norm, x, 2), expected)
 
 
+@pytest.mark.parametrize("name", ["nature", "resnet18", "vgg11", "impala"])
+def test_an_encoders_last_map_is_its_heads_input(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = vision.build_encoder(name, (1, 64, 64), width=0.1, head="pool").eval()
+    net = nn.Sequential(encoder, nn.Linear(encoder.feature_dim, 2))
+    x = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        maps = encoder.feature_maps(x)[-1]
+        # pooling and a linear layer: Grad-CAM is the class activation map (Zhou et al. 2016)
+        weight = net[1].weight[1] / maps[0, 0].numel()
+        expected = torch.einsum("c,bchw->bhw", weight, maps).clamp(min=0)
+    found = vision.grad_cam(net, encoder.head, x, 1, at="input")
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-4)
+    product = vision.guided_grad_cam(net, encoder.head, x, 1, at="input")
+    assert product.shape == (2, 1, 64, 64)
+    assert not encoder.head._forward_pre_hooks
+
+
 def guided_by_hand(net: Small, x: Tensor, weight: Tensor) -> Tensor:
     """Layer by layer backwards; `weight` (B, 80) is the score's gradient by the features."""
     with torch.no_grad():
@@ -291,6 +309,11 @@ def test_a_thousand_calls_leave_nothing_behind() -> None:
         (lambda n, x: vision.grad_cam(n, nn.Conv2d(1, 1, 1), x), "Conv2d is no part of this Small"),
         (lambda n, x: vision.grad_cam(n, n.relu, x), "'relu' ran 2 times in one forward pass"),
         (lambda n, x: vision.grad_cam(n, n.fc, x), r"'fc' puts out \(3, 3\); Grad-CAM needs maps"),
+        (
+            lambda n, x: vision.grad_cam(n, n.fc, x, at="input"),
+            r"'fc' takes in \(3, 80\); Grad-CAM needs maps",
+        ),
+        (lambda n, x: vision.grad_cam(n, n.fc, x, at="in"), "at is 'in'; it must be 'input' or"),
         (lambda n, x: vision.grad_cam(n, n.conv2, x, 3), "target is 3; .* outputs are 0 to 2"),
         (lambda n, x: vision.grad_cam(n, n.conv2, x, -1), "target is -1"),
         (lambda n, x: vision.grad_cam(n, n.conv2, x, torch.zeros(2).long()), "each of 3 samples"),

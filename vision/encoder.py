@@ -12,14 +12,23 @@ nowhere else; float images must already lie in that range. Vectors arrive as (B,
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from vision.heads import build_head
 from vision.registry import find
+from vision.train import Freezable
 
 
-class Encoder(nn.Module):
-    """Base of all encoders; a subclass sets the four attributes and defines `feature_maps`."""
+class Encoder(Freezable):
+    """Base of all encoders; a subclass sets the four attributes and defines `feature_maps`.
+
+    `head` makes the feature vector of the last map; it flattens unless `set_head` puts another.
+    """
 
     observation_shape: tuple[int, ...]
     feature_dim: int
@@ -32,26 +41,59 @@ class Encoder(nn.Module):
         self.width = width
         self.register_buffer("scale", torch.tensor(1 / 255), persistent=False)
         self.scale: Tensor
+        self.head: nn.Module = nn.Flatten()
+        self._range_known = False
 
     def forward(self, observation: Tensor) -> Tensor:
         """(B, *observation_shape) -> (B, feature_dim)."""
-        return self.feature_maps(observation)[-1].flatten(1)
+        return self.head(self.feature_maps(observation)[-1])
 
     def feature_maps(self, observation: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> one (B, channels[i], H_i, W_i) per stage."""
         raise NotImplementedError
 
+    def set_head(self, name: str, rows: int, columns: int) -> None:
+        """Put the head `name` on a last map of (channels[-1], rows, columns); sets feature_dim."""
+        self.head, self.feature_dim = build_head(name, self.channels[-1], rows, columns)
+
     def scaled(self, channels: int) -> int:
         """A layer's channels or units at this encoder's width, at least 1."""
-        return max(1, round(channels * self.width))
+        return scale_channels(channels, self.width)
 
     def prepare(self, observation: Tensor) -> Tensor:
-        """Cast to the arithmetic in use and scale uint8 to [0, 1]; floats are only cast."""
+        """Cast to the arithmetic in use and scale uint8 to [0, 1]; floats are only cast.
+
+        Raises ValueError for another shape than the encoder was built for, and for images of
+        another type than uint8 outside [0, 1].
+        """
+        if observation.shape[1:] != self.observation_shape:
+            raise ValueError(
+                f"{type(self).__name__} was built for observations of shape "
+                f"{self.observation_shape}, a batch of them is (B, ...); this is "
+                f"{tuple(observation.shape)}"
+            )
         kind = observation.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         if observation.dtype == torch.uint8:
             return observation.to(dtype).mul_(self.scale.to(dtype))
+        if len(self.observation_shape) == 3:
+            self._check_range(observation)
         return observation.to(dtype)
+
+    def _check_range(self, image: Tensor) -> None:
+        """Every batch on the CPU, the first elsewhere: reading its values would synchronise."""
+        if torch.compiler.is_compiling() or (self._range_known and image.device.type != "cpu"):
+            return
+        if image.device.type == "meta" or image.numel() == 0:
+            return
+        low, high = (float(v) for v in image.detach().aminmax())
+        # a rounding error beyond, as resizing leaves it, is no sign of another scale
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise ValueError(
+                f"images of type {str(image.dtype).removeprefix('torch.')} must lie in [0, 1]; "
+                f"these lie in [{low:g}, {high:g}] (uint8 images are scaled by the encoder)"
+            )
+        self._range_known = True
 
 
 class ConvEncoder(Encoder):
@@ -63,7 +105,9 @@ class ConvEncoder(Encoder):
 
     layers: tuple[tuple[int, int, int], ...]
 
-    def __init__(self, observation_shape: tuple[int, ...], width: float = 1.0) -> None:
+    def __init__(
+        self, observation_shape: tuple[int, ...], width: float = 1.0, head: str = "flatten"
+    ) -> None:
         super().__init__(observation_shape, width)
         rows, columns = image_size(observation_shape, type(self).__name__, self.least_size())
         before, stride = observation_shape[0], 1
@@ -77,7 +121,7 @@ class ConvEncoder(Encoder):
             strides.append(stride)
         self.convs = nn.ModuleList(convs)
         self.channels, self.strides = tuple(channels), tuple(strides)
-        self.feature_dim = before * rows * columns
+        self.set_head(head, rows, columns)
 
     @classmethod
     def least_size(cls) -> int:
@@ -96,6 +140,11 @@ class ConvEncoder(Encoder):
         return maps
 
 
+def scale_channels(channels: int, width: float) -> int:
+    """A layer's channels at a width, at least 1."""
+    return max(1, round(channels * width))
+
+
 def image_size(shape: tuple[int, ...], encoder: str, least: int) -> tuple[int, int]:
     """(H, W) of a (C, H, W) shape; ValueError if it is no image or below `least` pixels."""
     if len(shape) != 3:
@@ -108,16 +157,36 @@ def image_size(shape: tuple[int, ...], encoder: str, least: int) -> tuple[int, i
             f"{encoder} needs images of at least {least}x{least} pixels, "
             f"these are {shape[1]}x{shape[2]}"
         )
+    if shape[0] < 1:
+        raise ValueError(f"{encoder} needs images of at least 1 channel, these have {shape[0]}")
     return shape[1], shape[2]
 
 
-def build_encoder(name: str, observation_shape: tuple[int, ...], width: float = 1.0) -> Encoder:
+def build_encoder(
+    name: str, observation_shape: tuple[int, ...], width: float = 1.0, **options: Any
+) -> Encoder:
     """The encoder called `name` for observations of one shape.
 
     observation_shape  (C, H, W) for images, stacked frames in C; (D,) for vectors
     width              scales every layer's channels or units; above 0
-    Raises ValueError for an unknown name, a shape that it can't digest, or a width of 0 or less.
+    options            further arguments of that encoder, such as head or norm
+    Raises ValueError for an unknown name or option, a shape that it can't digest, an option's
+    value that it doesn't know, or a width of 0 or less.
     """
-    if not width > 0:
+    check_width(width)
+    build = find(name)
+    known = [p for p in inspect.signature(build).parameters if p != "observation_shape"]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"the encoder {name!r} has no option {option!r}; did you mean {near!r}? "
+                f"Its options: {', '.join(known)}"
+            )
+    return build(observation_shape, width=width, **options)
+
+
+def check_width(width: float) -> None:
+    """ValueError for a width that is not above 0 or not finite."""
+    if not 0 < width < float("inf"):
         raise ValueError(f"the encoder's width is {width}; it must be above 0")
-    return find(name)(observation_shape, width=width)

@@ -10,20 +10,32 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from vision.encoder import Encoder
 
-E = TypeVar("E", bound="type[Encoder]")
+E = TypeVar("E", bound="Callable[..., Encoder]")
 
-_ENCODERS: dict[str, type[Encoder]] = {}
-_MODULES = ("vision.backbones.nature", "vision.backbones.impala", "vision.backbones.mlp")
+_ENCODERS: dict[str, Callable[..., Encoder]] = {}
+_MODULES = (
+    "vision.backbones.nature",
+    "vision.backbones.impala",
+    "vision.backbones.drq",
+    "vision.backbones.mlp",
+    "vision.backbones.vgg",
+    "vision.backbones.resnet",
+)
 
 
 def register(name: str) -> Callable[[E], E]:
-    """Class decorator that makes an encoder known as `name`; ValueError if it is taken."""
+    """Decorator that makes an encoder known as `name`; ValueError if it is taken.
 
-    def add(cls: E) -> E:
+    Decorates a class, or a function, whose arguments are the observation shape, `width`, and the
+    encoder's own options by name.
+    """
+
+    def add(build: E) -> E:
         if name in _ENCODERS:
-            raise ValueError(f"the encoder name {name!r} is taken by {_ENCODERS[name].__name__}")
-        _ENCODERS[name] = cls
-        return cls
+            taken = getattr(_ENCODERS[name], "__name__", "another")
+            raise ValueError(f"the encoder name {name!r} is taken by {taken}")
+        _ENCODERS[name] = build
+        return build
 
     return add
 
@@ -35,8 +47,8 @@ def names() -> list[str]:
     return sorted(_ENCODERS)
 
 
-def find(name: str) -> type[Encoder]:
-    """The encoder class called `name`; ValueError names the nearest."""
+def find(name: str) -> Callable[..., Encoder]:
+    """What builds the encoder called `name`; ValueError names the nearest."""
     known = names()
     if name not in _ENCODERS:
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]

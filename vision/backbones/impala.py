@@ -38,15 +38,16 @@ class Stage(nn.Module):
 class Impala(Encoder):
     """Espeholt et al. 2018, figure 3, right: stages of 16, 32 and 32 channels."""
 
-    def __init__(self, observation_shape: tuple[int, ...], width: float = 1.0) -> None:
+    def __init__(
+        self, observation_shape: tuple[int, ...], width: float = 1.0, head: str = "flatten"
+    ) -> None:
         super().__init__(observation_shape, width)
         size = image_size(observation_shape, "Impala", 1)
         self.channels = tuple(self.scaled(c) for c in (16, 32, 32))
         self.strides = (2, 4, 8)
         before = (observation_shape[0], *self.channels[:-1])
         self.stages = nn.ModuleList(Stage(b, c) for b, c in zip(before, self.channels, strict=True))
-        rows, columns = (-(-s // 8) for s in size)
-        self.feature_dim = self.channels[-1] * rows * columns
+        self.set_head(head, *(-(-s // 8) for s in size))
 
     def feature_maps(self, observation: Tensor) -> list[Tensor]:
         x = self.prepare(observation)

@@ -85,8 +85,15 @@ def save(
     return final
 
 
-def latest(run_dir: Path, warn: Callable[[str], None] | None = None) -> Path:
-    """The newest checkpoint that is whole.
+def latest(
+    run_dir: Path,
+    warn: Callable[[str], None] | None = None,
+    before: int | None = None,
+    without: tuple[str, ...] = (),
+) -> Path:
+    """The newest checkpoint that is whole, of those at a step below `before` where it is given.
+
+    What lies below a folder named in `without` is not looked at: an agent plays without a replay.
 
     A damaged one is passed over for the one before it, and `warn` is called with a line that
     names the file at fault. Raises FileNotFoundError where the run has no checkpoint yet, and
@@ -95,10 +102,14 @@ def latest(run_dir: Path, warn: Callable[[str], None] | None = None) -> Path:
     found = steps(run_dir)
     if not found:
         raise FileNotFoundError(f"{run_dir} holds no checkpoint yet")
+    if before is not None:
+        found = {step: path for step, path in found.items() if step < before}
+        if not found:
+            raise CheckpointError(f"{run_dir} holds no checkpoint before step {before}")
     faults = []
     for step in sorted(found, reverse=True):
         try:
-            verify(found[step])
+            verify(found[step], without)
             return found[step]
         except NewerSchema:
             raise
@@ -128,8 +139,8 @@ class NewerSchema(CheckpointError):
     """The checkpoint was written by a newer version of this program."""
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, once every file in it was found whole.
+def verify(folder: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The manifest of a checkpoint, once every file in it, not in `without`, was found whole.
 
     Raises NewerSchema for a newer schema, CheckpointError naming the file that is missing, of
     another size, or changed.
@@ -156,6 +167,8 @@ def verify(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged") from None
     for name, (size, crc) in expected.items():
         file = folder / name
+        if name.partition("/")[0] in without:
+            continue
         if not file.is_file():
             raise CheckpointError(f"{file} is missing")
         if file.stat().st_size != size:

@@ -10,6 +10,7 @@ from typing import Any
 
 import configs.dqn
 import configs.run
+from agents.process import write_text
 from configs.dqn import DQNConfig
 from configs.loader import (
     apply,
@@ -65,7 +66,7 @@ class TrainConfig:
         }
         values |= {part: to_dict(getattr(self, part)) for part in _PARTS}
         path = run_dir / FILE
-        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        write_text(path, yaml.safe_dump(values, sort_keys=False))
         return path
 
 

@@ -175,19 +175,24 @@ class DQN:
         return {"epsilon": self.epsilon, "beta": self.beta}
 
     def act(
-        self, observation: Tensor, *, explore: bool = True, epsilon: float | None = None
+        self,
+        observation: Tensor,
+        *,
+        explore: bool = True,
+        epsilon: float = 0.0,
+        explorer: np.random.Generator | None = None,
     ) -> np.ndarray:
         """Actions (B,) int64 for observations (B, *observation_shape).
 
-        With `explore` False the noise is silent and `epsilon` (0 unless given) is the share of
-        random actions. Networks are in eval mode here, always.
+        With `explore` False the noise is silent and `epsilon` is the share of random actions,
+        which `explorer` draws where it is given, so that an evaluation leaves training's random
+        numbers alone. Networks are in eval mode here, always.
         """
-        share = self.epsilon if explore else 0.0
-        if epsilon is not None:
-            share = epsilon
+        share = self.epsilon if explore else epsilon
+        draw = explorer or self.explorer
         size = len(observation)
-        random = self.explorer.random(size) < share
-        action = self.explorer.integers(0, self.num_actions, size)
+        random = draw.random(size) < share
+        action = draw.integers(0, self.num_actions, size)
         if not random.all():
             if self.config.noisy:
                 resample(self.online, self.generator) if explore else silence(self.online)
@@ -215,9 +220,10 @@ class DQN:
         online.eval()
         chosen = out[torch.arange(len(out), device=self.device), batch.action]
         if config.distributional:
-            # Rainbow's priority is the loss itself (Hessel et al. 2018, section 3)
             loss = -(target * chosen.log_softmax(1)).sum(1)
-            error = loss.detach()
+            # the priority is the divergence, loss less the target's entropy (Hessel et al. 2018,
+            # section 3), so that a target that is spread by nature is not replayed for ever
+            error = (loss.detach() - torch.special.entr(target).sum(1)).clamp_min(0)
         else:
             error = target - chosen
             loss = td_loss(error, config.loss)

@@ -14,10 +14,12 @@ from agents import config
 from agents.loop import evaluate, rollout
 from agents.player import load_agent
 from envs import make
+from envs.config import EnvConfig
+from envs.make import resolve
 from envs.vector import Episode, VectorEnv
 
-LANES = 30
-"""Environments that an evaluation steps together, at most."""
+ATARI_LANES = 30
+"""Atari games that an evaluation steps together, at most; they cost little each."""
 
 
 def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict[str, Any]:
@@ -76,11 +78,11 @@ def evaluate_run(
     epsilon  share of random actions; None takes the protocol's, 0 outside Atari
     """
     chosen = config.load(folder)
-    env = make(chosen.env, seed=seed, num_envs=min(episodes, LANES), evaluation=True)
+    env = make(chosen.env, seed=seed, num_envs=lanes(chosen.env, episodes), evaluation=True)
     try:
         agent = load_agent(folder, chosen, env)
         share = evaluation_epsilon(env) if epsilon is None else epsilon
-        played = list(chain.from_iterable(evaluate(agent, env, episodes, share)))
+        played = list(chain.from_iterable(evaluate(agent, env, episodes, share, seed)))
         return {"env": chosen.env.env, **summary(played, env, share)}
     finally:
         env.close()
@@ -101,11 +103,12 @@ def play(
         share = evaluation_epsilon(env)
         if video is None:
             (folder / "videos").mkdir(exist_ok=True)
-            video = folder / "videos" / f"seed{seed}-episodes{episodes}.mp4"
+            count = len(list((folder / "videos").iterdir()))
+            video = folder / "videos" / f"{count + 1:03d}.mp4"
         played: list[Episode] = []
         rate = round(60 / env.protocol.frame_skip) if env.protocol else 30
         with Film(video, rate) as film:
-            for _, _, _, ended in rollout(agent, env, share):
+            for _, _, _, ended in rollout(agent, env, share, seed):
                 film.add(env.render())
                 played += ended
                 if len(played) >= episodes:
@@ -113,6 +116,12 @@ def play(
         return {"env": chosen.env.env, "video": str(video), **summary(played, env, share)}
     finally:
         env.close()
+
+
+def lanes(env: EnvConfig, episodes: int) -> int:
+    """Environments to step in an evaluation: of an own or heavy kind no more than in training."""
+    most = ATARI_LANES if resolve(env.env).kind == "atari" else env.num_envs
+    return min(episodes, most)
 
 
 def evaluation_epsilon(env: VectorEnv) -> float:

@@ -28,7 +28,12 @@ class Agent(Protocol):
     def anneal(self, step: int, steps: int) -> dict[str, float]: ...
 
     def act(
-        self, observation: Tensor, *, explore: bool = True, epsilon: float | None = None
+        self,
+        observation: Tensor,
+        *,
+        explore: bool = True,
+        epsilon: float = 0.0,
+        explorer: np.random.Generator | None = None,
     ) -> np.ndarray: ...
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]: ...
@@ -122,18 +127,18 @@ def _spend(seconds: dict[str, float], part: str, started: float) -> float:
 
 
 def evaluate(
-    agent: Agent, env: VectorEnv, episodes: int, epsilon: float | None = None
+    agent: Agent, env: VectorEnv, episodes: int, epsilon: float = 0.0, seed: int = 0
 ) -> Iterator[list[Episode]]:
     """Play whole episodes without exploration or learning; yields those that count, step by step.
 
     Every lane plays the same number of episodes, ceil(episodes / lanes), so that short ones are
     not counted more often than long ones; those beyond `episodes` are left out. `epsilon` is the
-    share of random actions that the protocol asks for.
+    share of random actions that the protocol asks for, `seed` that of drawing them.
     """
     each = -(-episodes // env.num_envs)
     left = np.full(env.num_envs, each)
     left[np.arange(env.num_envs) >= episodes - (each - 1) * env.num_envs] -= 1
-    for _, _, _, ended in rollout(agent, env, epsilon):
+    for _, _, _, ended in rollout(agent, env, epsilon, seed):
         counted = [episode for episode in ended if left[episode.lane] > 0]
         for episode in counted:
             left[episode.lane] -= 1
@@ -143,7 +148,7 @@ def evaluate(
 
 
 def rollout(
-    agent: Agent, env: VectorEnv, epsilon: float | None = None
+    agent: Agent, env: VectorEnv, epsilon: float = 0.0, seed: int = 0
 ) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, tuple[Episode, ...]]]:
     """Step `env` for ever; yields (observation acted on, action, reward, episodes ended)."""
     # the same ring that training reads its stacks from, as short as it can be
@@ -155,10 +160,11 @@ def rollout(
         alpha=0.0,
     )
     memory.reset(env.reset())
+    explorer = np.random.default_rng(seed)
     while True:
         observation = memory.latest()
         assert isinstance(observation, Tensor)
-        action = agent.act(observation, explore=False, epsilon=epsilon)
+        action = agent.act(observation, explore=False, epsilon=epsilon, explorer=explorer)
         env.send(action)
         result = env.recv()
         memory.add(result.frame, action, result.reward, result.terminated, result.truncated)

@@ -36,6 +36,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_Formatter,
         )
+        # argparse takes -1e1 and -1_000 for options unless this says that they are numbers
+        self._negative_number_matcher = re.compile(r"^-(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?$")
         self.common = self.add_argument_group("options")
         self.option("--help", "Show this and exit.", action="help")
 

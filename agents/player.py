@@ -14,6 +14,9 @@ from agents.loop import Agent, observation_field
 from envs import make
 from replay import Field, PrioritizedReplay
 
+CONSOLE = ((210, 160), (250, 160))
+"""Heights and widths of the console's own pictures, NTSC and PAL."""
+
 
 class Player:
     """One agent on one environment: keeps the frames that an observation is stacked from.
@@ -38,7 +41,8 @@ class Player:
         """The action for a raw observation of the environment, greedy but for `epsilon`.
 
         Images may be (H, W), (H, W, C) or (C, H, W); a run on Atari takes the console's own
-        picture too, (210, 160, 3) or (210, 160). Raises ValueError, naming both shapes, for
+        picture too, (210, 160, 3) or (210, 160), though training sees the maximum of two of them.
+        Raises ValueError, naming both shapes, for
         anything else.
         """
         action = self.agent.act(self._observe(observation), explore=False, epsilon=epsilon)
@@ -57,7 +61,7 @@ class Player:
 
     def _to_frame(self, array: np.ndarray) -> np.ndarray:
         shape = self.frame.shape
-        if self._atari and array.shape[:2] == (210, 160):
+        if self._atari and array.shape != shape and array.shape[:2] in CONSOLE:
             array = _atari_frame(array, shape[1:])
         if array.shape != shape and len(shape) == 3:
             if array.shape == shape[1:] and shape[0] == 1:
@@ -72,13 +76,17 @@ class Player:
             )
         if self.frame.dtype == "uint8" and array.dtype != np.uint8:
             raise ValueError(f"the observation is {array.dtype}; this agent was trained on uint8")
-        return np.ascontiguousarray(array, dtype=self.frame.dtype)
+        frame = np.ascontiguousarray(array, dtype=self.frame.dtype)
+        if not np.isfinite(frame).all():
+            raise ValueError("the observation holds NaN or infinity; it must be finite")
+        return frame
 
 
 def load(folder: str | Path, device: str = "auto") -> Player:
     """The agent of a run folder, from its newest whole checkpoint, ready to act.
 
-    Runs no code from the folder. Raises FileNotFoundError for a folder that holds no run, and
+    Nothing is unpickled; a run on `package.module:Class` imports that module for its spaces, as
+    training did. Raises FileNotFoundError for a folder that holds no run, and
     ValueError for a damaged, foreign or newer one.
     """
     chosen = config.load(Path(folder))
@@ -99,7 +107,7 @@ def load_agent(folder: Path, chosen: TrainConfig, env: Any, device: str = "auto"
     """The agent of a run as its newest whole checkpoint holds it."""
     from agents.session import build_agent, pick_device, restore
 
-    found = checkpoint.latest(folder)
+    found = checkpoint.latest(folder, without=("replay",))
     agent = build_agent(chosen, env, chosen.run.seed, pick_device(device))
     restore(agent, checkpoint.load_tree(found / "state")["agent"], found)
     return agent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -46,15 +47,19 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second SIGINT interrupts at once."""
+    """An event that the first SIGINT or SIGTERM sets; the second ends the process at once.
+
+    At once means without waiting for anything, for an environment that hangs can't be waited for.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def ask(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
         stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -62,3 +67,13 @@ def stoppable() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file beside and rename it, so that a kill leaves the old one or the new one."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

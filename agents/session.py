@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agents import checkpoint, config
 from agents.config import TrainConfig
 from agents.dqn import DQN
-from agents.errors import CheckpointError
-from agents.evaluate import LANES, evaluation_epsilon, summary
+from agents.errors import CheckpointError, StorageError
+from agents.evaluate import evaluation_epsilon, lanes, summary
 from agents.log import Logger
 from agents.loop import Agent, Tick, action_field, evaluate, observation_field, train
 from agents.player import Player
-from agents.process import keep_freed_memory, locked, stoppable
+from agents.process import keep_freed_memory, locked, stoppable, write_text
 from envs import EnvFault, make
 from envs.vector import VectorEnv
 from replay import PrioritizedReplay
@@ -47,7 +48,9 @@ class Session:
     replay: PrioritizedReplay
     step: int = 0
     updates: int = 0
+    credit: float = 0.0
     notes: list[str] = field(default_factory=list)
+    _metrics: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self, *, console: bool = True) -> dict[str, Any]:
         """Train to the last step, save, evaluate, and return the evaluation's result.
@@ -68,8 +71,7 @@ class Session:
                 for tick in self.ticks():
                     self._log(log, tick)
                     if _crossed(run.checkpoint_every, tick.step, self.env.num_envs):
-                        log.flush()
-                        self.save()
+                        self._save_and_go_on(log)
                     if _crossed(run.eval_every, tick.step, self.env.num_envs):
                         self._evaluate(log, stop)
                     if stop.is_set():
@@ -85,7 +87,7 @@ class Session:
                 log.message(f"stopped at step {self.step:,}; go on with:")
                 log.message(f"  agents train --resume {self.run_dir}")
                 raise KeyboardInterrupt
-            (self.run_dir / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+            write_text(self.run_dir / "result.json", json.dumps(result, indent=1) + "\n")
             return result
 
     def learn(self, steps: int | None = None, *, console: bool = True) -> Player:
@@ -112,8 +114,10 @@ class Session:
     def save(self, *, broken: bool = False) -> Path:
         """Write a checkpoint of everything, and return its folder.
 
-        The state of a `broken` environment is left out, so that its episodes begin anew.
+        The state of a `broken` environment is left out, so that its episodes begin anew. Raises
+        FloatingPointError, and writes nothing, where learning has diverged.
         """
+        self._require_finite()
         before = checkpoint.steps(self.run_dir)
         previous = before[max(before)] / "replay" if before else None
 
@@ -121,9 +125,9 @@ class Session:
             state = {
                 "step": self.step,
                 "agent": self.agent.state_dict(),
-                "env": None if broken else self.env.get_state(),
+                "env": None if broken else self._env_state(),
                 "updates": self.updates,
-                "credit": self._credit,
+                "credit": self.credit,
             }
             checkpoint.save_tree(folder / "state", state)
             if self.config.run.save_replay:
@@ -131,8 +135,6 @@ class Session:
                 self.replay.save(folder / "replay", previous)
 
         return checkpoint.save(self.run_dir, self.step, write, own_crc=("replay",))
-
-    _credit: float = 0.0
 
     def ticks(self) -> Iterator[Tick]:
         """Train, a vector step at a time, and write nothing: what `run` reads."""
@@ -147,11 +149,39 @@ class Session:
             learning_starts=options.learning_starts,
             step=self.step,
             updates=self.updates,
-            credit=self._credit,
+            credit=self.credit,
         )
         for tick in ticks:
-            self.step, self.updates, self._credit = tick.step, tick.updates, tick.credit
+            self.step, self.updates, self.credit = tick.step, tick.updates, tick.credit
+            self._metrics = tick.metrics
             yield tick
+
+    def _save_and_go_on(self, log: Logger) -> None:
+        """A checkpoint in mid-run: where the disk is full, training goes on to the next one."""
+        log.flush()
+        try:
+            self.save()
+        except StorageError as error:
+            log.message(f"no checkpoint at step {self.step:,}: {error}; training goes on")
+
+    def _env_state(self) -> dict[str, Any] | None:
+        """The environment's state as plain JSON; None, with a note, where it can't be written."""
+        try:
+            state = json.loads(json.dumps(self.env.get_state()))
+        except (TypeError, ValueError) as error:
+            note = f"this environment will not be restored: {error}"
+            if note not in self.notes:
+                self.notes.append(note)
+            return None
+        return state if isinstance(state, dict) else None
+
+    def _require_finite(self) -> None:
+        for name, value in self._metrics.items():
+            if not math.isfinite(float(value)):
+                raise FloatingPointError(
+                    f"{name} became {float(value)} by step {self.step}: learning diverged; a "
+                    f"smaller learning_rate ({self.config.agent.learning_rate} here) may hold it"
+                )
 
     def _log(self, log: Logger, tick: Tick) -> None:
         for episode in tick.episodes:
@@ -159,13 +189,8 @@ class Session:
         if not _crossed(self.config.run.log_every, tick.step, self.env.num_envs):
             log.progress(tick.step)
             return
+        self._require_finite()
         metrics = {name: float(value) for name, value in tick.metrics.items()}
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} became {value} at step {tick.step}; a smaller learning_rate or a "
-                    "max_grad_norm keeps it finite"
-                )
         spent = {f"seconds/{part}": value for part, value in tick.seconds.items()}
         counts = {"updates": tick.updates, "replay/nan_errors": self.replay.nan_count}
         log.scalars(tick.step, {**metrics, **tick.schedule, **counts, **spent})
@@ -179,13 +204,13 @@ class Session:
         env = make(
             self.config.env,
             seed=derive(run.seed, SEED_EVAL),
-            num_envs=min(run.eval_episodes, LANES),
+            num_envs=lanes(self.config.env, run.eval_episodes),
             evaluation=True,
         )
         try:
             epsilon = evaluation_epsilon(env)
             episodes = []
-            for ended in evaluate(self.agent, env, run.eval_episodes, epsilon):
+            for ended in evaluate(self.agent, env, run.eval_episodes, epsilon, run.seed):
                 episodes += ended
                 if stop.is_set():
                     return None
@@ -218,61 +243,97 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     if preset is None and not _shows_images(chosen):
         chosen = config.resolve(algorithm, None, overrides, image=False)
     session = _assemble(Path(), chosen, seed=chosen.run.seed)
-    session.run_dir = config.make_run_dir(chosen)
-    chosen.save(session.run_dir)
-    session.replay.reset(session.env.reset())
+    try:
+        session.replay.reset(session.env.reset())
+        session.run_dir = config.make_run_dir(chosen)
+        chosen.save(session.run_dir)
+    except BaseException:
+        session.close()
+        raise
+    if chosen.run.steps <= chosen.agent.learning_starts:
+        session.notes.append(
+            f"nothing will be learned: {chosen.run.steps:,} steps end before learning_starts, "
+            f"{chosen.agent.learning_starts:,}"
+        )
     return session
 
 
 def resume(folder: Path, steps: int | None = None) -> Session:
     """The run in `folder`, from its newest whole checkpoint; `steps` sets a new end.
 
-    Where the environment can't be restored (Atari's vector environment offers no state) its
-    episodes begin anew, and a note says so.
+    A checkpoint whose replay is damaged is passed over, too. Where the environment can't be
+    restored (Atari's vector environment offers no state) its episodes begin anew. Notes say so.
     """
-    notes: list[str] = []
+    folder = Path(folder)
     chosen = config.load(folder)
-    found = checkpoint.latest(folder, notes.append)
+    if steps is not None:
+        chosen = chosen.replace(steps=steps)
+    notes: list[str] = []
+    with locked(folder):
+        found = checkpoint.latest(folder, notes.append)
+        while True:
+            session = _resume_from(found, folder, chosen)
+            try:
+                _refill(session, found)
+                break
+            except (ValueError, OSError) as error:
+                session.close()
+                notes.append(str(error))
+                try:
+                    found = checkpoint.latest(folder, notes.append, before=session.step)
+                except CheckpointError:
+                    raise error from None
+        if steps is not None:
+            chosen.save(folder)
+    at = f"resumed at step {session.step:,} of {chosen.run.steps:,}"
+    session.notes = [*notes, *session.notes, at]
+    return session
+
+
+def _resume_from(found: Path, folder: Path, chosen: TrainConfig) -> Session:
+    """A session with the agent and the counters of a checkpoint; its replay is empty yet."""
     state = checkpoint.load_tree(found / "state")
     step = state["step"]
-    if steps is not None:
-        if steps < step:
-            raise ValueError(f"steps is {steps}; the run in {folder} stands at step {step} already")
-        chosen = chosen.replace(steps=steps)
-        chosen.save(folder)
-    seed = derive(chosen.run.seed, SEED_RESUME, step)
-    session = _assemble(Path(folder), chosen, seed=seed)
-    session.notes = notes
+    if chosen.run.steps < step:
+        raise ValueError(
+            f"steps is {chosen.run.steps}; the run in {folder} stands at step {step} already"
+        )
+    session = _assemble(folder, chosen, seed=derive(chosen.run.seed, SEED_RESUME, step))
     restore(session.agent, state["agent"], found)
-    session.step, session.updates = step, state["updates"]
-    session._credit = state["credit"]
+    session.step, session.updates, session.credit = step, state["updates"], state["credit"]
+    return session
+
+
+def _refill(session: Session, found: Path) -> None:
+    """Fill replay and environments from a checkpoint, as far as it holds them."""
     frame = session.env.reset()
-    if (found / "replay").is_dir():
-        session.replay.load(found / "replay")
-        if state["env"] is not None:
-            session.env.set_state(state["env"])
-        else:
-            session.replay.reset(frame)
-            notes.append("this environment can't be restored: its episodes begin anew")
+    state = checkpoint.load_tree(found / "state")["env"]
+    if not (found / "replay").is_dir():
+        session.replay.reset(frame)
+        session.notes.append(
+            "the replay was not saved: it fills anew before learning goes on "
+            f"({session.config.agent.learning_starts:,} steps)"
+        )
+        return
+    session.replay.load(found / "replay")
+    if state is not None:
+        session.env.set_state(state)
     else:
         session.replay.reset(frame)
-        notes.append(
-            "the replay was not saved: it fills anew before learning goes on "
-            f"({chosen.agent.learning_starts:,} steps)"
-        )
-    notes.append(f"resumed at step {step:,} of {chosen.run.steps:,}")
-    return session
+        session.notes.append("this environment can't be restored: its episodes begin anew")
 
 
 def restore(agent: Agent, state: dict[str, Any], source: Path) -> None:
     """Load an agent's state; CheckpointError where it belongs to another network."""
-    try:
-        agent.load_state_dict(state)
-    except (RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()
-        raise CheckpointError(
-            f"{source} does not fit this environment and config: {' '.join(reason[:2])}"
-        ) from None
+    here, there = agent.state_dict()["online"], state["online"]
+    for name in [*here, *there]:
+        shapes = [tuple(x[name].shape) if name in x else "absent" for x in (there, here)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"{source} does not fit this environment and config: {name} is {shapes[0]} in it "
+                f"and {shapes[1]} here"
+            )
+    agent.load_state_dict(state)
 
 
 def build_agent(

@@ -99,11 +99,14 @@ def check(config: DQNConfig) -> None:
     for name in ("max_grad_norm", "learning_starts", "epsilon_steps"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be 0 or more")
-    if config.batch_size > config.replay_capacity:
-        raise ValueError(
-            f"batch_size is {config.batch_size}; it must not exceed replay_capacity, "
-            f"{config.replay_capacity}"
-        )
+    if config.update_every < 1e-3:
+        raise ValueError(f"update_every is {config.update_every}; it must be at least 0.001")
+    for name in ("batch_size", "learning_starts"):
+        if getattr(config, name) > config.replay_capacity:
+            raise ValueError(
+                f"{name} is {getattr(config, name)}; it must not exceed replay_capacity, "
+                f"{config.replay_capacity}"
+            )
     if config.distributional and not config.v_min < config.v_max:
         raise ValueError(f"v_min is {config.v_min}; it must be below v_max, {config.v_max}")
     if config.distributional and config.atoms < 2:

@@ -42,5 +42,7 @@ def check(config: RunConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be 0 or more")
     if config.seed >= 2**31:
         raise ValueError(f"seed is {config.seed}; it must be below 2^31")
+    if config.threads > 1024:
+        raise ValueError(f"threads is {config.threads}; it must be at most 1024")
     if not config.out:
         raise ValueError("out is empty; it must name a folder")

@@ -194,7 +194,7 @@ class Lanes:
         """Name the lane and the call in whatever goes wrong."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = str(error).split("\n", 1)[0]
             raise EnvFault(
                 f"lane {lane} of {self._name!r}, {call}: {type(error).__name__}: {what}"

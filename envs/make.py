@@ -39,13 +39,14 @@ def make(
     """
     lanes = config.num_envs if num_envs is None else num_envs
     _check(config, lanes, seed)
+    protocol = _protocol(config.protocol)
     name = resolve(config.env)
     if name.kind == "atari":
         from envs.atari import Atari
 
         return Atari(
             name.id,
-            _protocol(config.protocol).for_game(name.id),
+            protocol.for_game(name.id),
             num_envs=lanes,
             seed=seed,
             evaluation=evaluation,

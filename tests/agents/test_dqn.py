@@ -221,7 +221,7 @@ def test_exploration_share_and_range() -> None:
     observation = torch.zeros(4000, 5)
     greedy = agent.act(observation, explore=False)
     assert len(set(greedy.tolist())) == 1
-    random = agent.act(observation, epsilon=0.5)
+    random = agent.act(observation, explore=False, epsilon=0.5)
     share = np.mean(random != greedy[0])
     assert 0.28 < share < 0.39  # half random, a third of which is the greedy action
     assert set(random.tolist()) == {0, 1, 2}
@@ -246,7 +246,9 @@ def test_state_round_trip_goes_on_bit_for_bit(rainbow: bool) -> None:
     second.load_state_dict(first.state_dict())
     for agent in (first, second):
         agent.update(batch(6))
-    actions = [a.act(batch().observation, epsilon=0.3).tolist() for a in (first, second)]
+    actions = [
+        a.act(batch().observation, explore=False, epsilon=0.3).tolist() for a in (first, second)
+    ]
     assert actions[0] == actions[1]
     for a, b in zip(first.online.parameters(), second.online.parameters(), strict=True):
         assert torch.equal(a, b)

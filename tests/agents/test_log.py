@@ -56,11 +56,10 @@ def test_a_resumed_run_has_one_history(tmp_path: Path) -> None:
     assert rows(tmp_path)[-1]["loss"] == 333
 
 
-def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
+def test_a_damaged_line_costs_itself_only(tmp_path: Path) -> None:
     path = tmp_path / log.METRICS
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a line of metrics"):
-        log.read(path)
+    assert [row["step"] for row in log.read(path)] == [1, 2]
 
 
 def test_zeros_that_a_power_cut_left_are_skipped(tmp_path: Path) -> None:

@@ -35,7 +35,12 @@ class Recorder:
         return {"share": step / steps}
 
     def act(
-        self, observation: Tensor, *, explore: bool = True, epsilon: float | None = None
+        self,
+        observation: Tensor,
+        *,
+        explore: bool = True,
+        epsilon: float = 0.0,
+        explorer: np.random.Generator | None = None,
     ) -> np.ndarray:
         self.seen.append(observation.clone())
         return self.random.integers(0, 3, len(observation))

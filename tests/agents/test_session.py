@@ -16,7 +16,7 @@ import torch
 
 import agents
 from agents import checkpoint, session
-from agents.errors import CheckpointError
+from agents.errors import CheckpointError, StorageError
 from agents.evaluate import evaluate_run, play, student_t
 from agents.process import locked
 from envs import EnvFault
@@ -130,13 +130,15 @@ def test_interrupt_in_the_evaluation_stops_it(tmp_path: Path) -> None:
 
 
 def test_one_process_a_run_folder(tmp_path: Path) -> None:
-    run = start(tmp_path)
-    with (
-        locked(run.run_dir),
-        pytest.raises(ValueError, match="another process is training"),
-    ):
-        run.run(console=False)
+    run = start(tmp_path, steps=400)
+    run.run(console=False)
+    before = (run.run_dir / "config.yaml").read_text()
+    with locked(run.run_dir):
+        for second in (lambda: run.run(console=False), lambda: session.resume(run.run_dir, 600)):
+            with pytest.raises(ValueError, match="another process is training"):
+                second()
     run.close()
+    assert (run.run_dir / "config.yaml").read_text() == before
 
 
 def test_a_faulty_environment_ends_the_run_with_a_checkpoint(
@@ -165,6 +167,97 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("hidden: 8", "hidden: 9"))
     with pytest.raises(CheckpointError, match="does not fit this environment and config"):
         agents.load(run.run_dir)
+
+
+def test_a_damaged_replay_is_passed_over(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    run.run(console=False)
+    run.close()
+    chunk = next((checkpoint.steps(run.run_dir)[800] / "replay").glob("chunk-*"))
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    chunk.unlink()  # the older checkpoint may share it by a hard link
+    chunk.write_bytes(bytes(data))
+    resumed = session.resume(run.run_dir)
+    assert resumed.step == 400
+    assert any(chunk.name in note for note in resumed.notes)
+    resumed.close()
+
+
+def test_an_agent_plays_without_its_replay(tmp_path: Path) -> None:
+    import shutil
+
+    run = start(tmp_path, steps=400)
+    run.run(console=False)
+    run.close()
+    for path in checkpoint.steps(run.run_dir).values():
+        shutil.rmtree(path / "replay")
+    assert evaluate_run(run.run_dir, episodes=2)["episodes"] == 2
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    run = start(tmp_path, learning_rate=1e30, max_grad_norm=0.0, log_every=10**6)
+    with pytest.raises(FloatingPointError, match="learning diverged; a smaller learning_rate"):
+        run.run(console=False)
+    run.close()
+    assert checkpoint.steps(run.run_dir) == {}
+
+
+def test_a_state_that_is_no_json_costs_the_episode_only(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=400)
+    run.env.get_state = lambda: {"array": np.zeros(3)}  # type: ignore[method-assign]
+    run.run(console=False)
+    run.close()
+    assert any("will not be restored" in note for note in run.notes)
+    assert session.resume(run.run_dir).step == 400
+
+
+def test_evaluations_leave_training_alone(tmp_path: Path) -> None:
+    weights = []
+    for every in (0, 200):
+        run = start(tmp_path, eval_every=every)
+        run.run(console=False)
+        run.close()
+        weights.append(run.agent.online.first.weight)  # type: ignore[attr-defined]
+    assert torch.equal(*weights)
+
+
+def test_a_full_disk_in_mid_run_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path)
+    real, calls = run.save, iter(range(10))
+
+    def save(**options: bool) -> Path:
+        if next(calls) == 0:
+            raise StorageError("no space left")
+        return real(**options)
+
+    monkeypatch.setattr(run, "save", save)
+    run.run()
+    run.close()
+    assert "no checkpoint at step 400: no space left; training goes on" in capsys.readouterr().err
+    assert set(checkpoint.steps(run.run_dir)) == {800}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"replay_capacity": 30}, "learning_starts is 40; it must not exceed replay_capacity, 30"),
+        ({"update_every": 1e-300}, "update_every is 1e-300; it must be at least 0.001"),
+        ({"protocol": "natur"}, "unknown protocol 'natur'; did you mean nature"),
+    ],
+)
+def test_refusals_leave_no_folder(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        start(tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_too_short_to_learn_says_so(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=40)
+    assert "nothing will be learned" in run.notes[0]
+    run.close()
 
 
 def test_continuous_actions_are_refused(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_interrupt_saves_and_tells_how_to_go_on(
 
 
 def test_interrupt_in_the_evaluation_stops_it(tmp_path: Path) -> None:
-    run = start(tmp_path, steps=80, learning_starts=10**6, eval_episodes=10**6)
+    run = start(tmp_path, steps=80, learning_starts=300, eval_episodes=10**6)
     threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         run.run(console=False)
@@ -269,7 +269,7 @@ def test_continuous_actions_are_refused(tmp_path: Path) -> None:
 def test_a_film_of_a_run(tmp_path: Path) -> None:
     import av
 
-    run = start(tmp_path, steps=100, learning_starts=10**6)
+    run = start(tmp_path, steps=100, learning_starts=300)
     run.run(console=False)
     run.close()
     told = play(run.run_dir, tmp_path / "film.mp4", episodes=2)

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """The priority tree in CUDA memory: three wide levels, drawn from and refreshed by Triton kernels.
 
 The rules are `replay.tree`'s: leaves float32, sums and mass float64, a touched block recomputed
@@ -72,7 +73,7 @@ def weigh(leaf, i, count, beta, CHUNK: tl.constexpr):
     That is (N P_i)^-beta over the greatest in the batch, where N and the total cancel. 0 for a
     draw from an empty tree.
     """
-    least = float("inf")
+    least = tl.full((), float("inf"), tl.float32)
     for start in range(0, count, CHUNK):
         j = start + tl.arange(0, CHUNK)
         least = tl.minimum(least, tl.min(tl.load(leaf + j, mask=j < count, other=float("inf")), 0))
@@ -198,19 +199,19 @@ class TritonTree:
             )
         count = len(index)
         if count:
-            put_kernel[_grid(count, TILE)](
-                self.leaves, index, leaf, count, TILE=TILE, CHUNK=_chunk(count), **EXACT
+            put_kernel[grid(count, TILE)](
+                self.leaves, index, leaf, count, TILE=TILE, CHUNK=chunk(count), **EXACT
             )
             self.touch(index)
 
     def touch(self, index: Tensor) -> None:
         """Refresh the sums over leaves `index` (N,) int64; -1 stands for none."""
         count, fan_out = index.numel(), self.fan_out
-        grid = _grid(count, TILE)
-        sum_kernel[grid](
+        programs = grid(count, TILE)
+        sum_kernel[programs](
             self.leaves, self.sums, index, count, SPAN=fan_out, F=fan_out, TILE=TILE, **EXACT
         )
-        sum_kernel[grid](
+        sum_kernel[programs](
             self.sums, self.sums[self.top :], index, count, SPAN=fan_out**2, F=fan_out, TILE=TILE,
             **EXACT,
         )  # fmt: skip
@@ -237,15 +238,15 @@ class TritonTree:
         count = len(index)
         exponent = torch.full((1,), beta, dtype=torch.float64, device=self.device)
         weight = torch.empty_like(leaf)
-        chunk = _chunk(count)
-        weigh_kernel[_grid(count, chunk)](leaf, exponent, weight, count, CHUNK=chunk, **EXACT)
+        each = chunk(count)
+        weigh_kernel[grid(count, each)](leaf, exponent, weight, count, CHUNK=each, **EXACT)
         return index, weight
 
     def _draw(self, uniforms: Tensor, stratified: bool) -> tuple[Tensor, Tensor]:
         count = len(uniforms)
         index = torch.empty(count, dtype=torch.int64, device=self.device)
         leaf = torch.empty(count, dtype=torch.float32, device=self.device)
-        draw_kernel[_grid(count, TILE)](
+        draw_kernel[grid(count, TILE)](
             uniforms, self.leaves, self.sums, index, leaf, count, F=self.fan_out, TOP=self.top,
             STRATIFIED=stratified, TILE=TILE, **EXACT,
         )  # fmt: skip
@@ -256,10 +257,11 @@ class TritonTree:
             raise ValueError("the tree holds no mass; set a leaf above 0 first")
 
 
-def _grid(count: int, each: int) -> tuple[int]:
+def grid(count: int, each: int) -> tuple[int]:
+    """Programs for `count` items at `each` a program."""
     return (-(-count // each),)
 
 
-def _chunk(count: int) -> int:
+def chunk(count: int) -> int:
     """How many of `count` items a program looks at together: a power of two."""
     return min(1024, max(16, triton.next_power_of_2(count)))

@@ -85,12 +85,12 @@ class Pair:
 
     def check(self) -> None:
         expected = self.twin.transitions()
-        leaves = self.replay.tree.leaves[: self.twin.rows * self.lanes]
+        leaves = self.replay.store.tree.leaves[: self.twin.rows * self.lanes]
         slots = np.flatnonzero(leaves)
-        rows = self.replay.ring.follow(slots).row
+        rows = self.replay.store.ring.follow(slots).row
         assert set(rows.tolist()) == set(expected)
         assert self.replay.sampleable == len(expected) == slots.size
-        assert np.array_equal(np.flatnonzero(self.replay.ring.open_slots()), slots)
+        assert np.array_equal(np.flatnonzero(self.replay.store.ring.open_slots()), slots)
         assert len(self.replay) == sum(min(w, self.twin.rows) for w in self.twin.written)
         assert self.replay.nan_count == self.twin.nan_count
         wanted = self.twin.leaves()

@@ -84,14 +84,14 @@ def test_goes_on_as_if_nothing_had_happened(seed: int, steps: int, lanes: int, c
         play(second, 90, seed + 1)  # what it held before is gone
         second.load(Path(folder) / "a")
     assert second.sampleable == first.sampleable and len(second) == len(first)
-    assert np.array_equal(second.tree.leaves, first.tree.leaves)
-    assert second.tree.total == first.tree.total
+    assert np.array_equal(second.store.tree.leaves, first.store.tree.leaves)
+    assert second.store.tree.total == first.store.tree.total
     assert second.nan_count == first.nan_count
-    assert np.array_equal(second.priority, first.priority)
-    assert np.array_equal(second.ring.pending, first.ring.pending)
+    assert np.array_equal(second.store.priority, first.store.priority)
+    assert np.array_equal(second.store.ring.pending, first.store.ring.pending)
     assert same(list(second.latest().values()), list(first.latest().values()))
     assert same(play(first, 80, seed + 2), play(second, 80, seed + 2))
-    assert np.array_equal(second.tree.leaves, first.tree.leaves)
+    assert np.array_equal(second.store.tree.leaves, first.store.tree.leaves)
 
 
 def chunks(folder: Path) -> dict[str, int]:
@@ -205,11 +205,12 @@ def test_another_n_step_and_alpha_read_the_same_snapshot(tmp_path: Path) -> None
     one = make(600, n_step=1, alpha=0.3)
     one.load(tmp_path / "a")
     assert one.sampleable > replay.sampleable
-    new = (one.priority > 0) & (replay.priority == 0)
-    assert (one.priority[new] == replay.greatest[0]).all()
-    expected = replay.priority[replay.priority > 0].astype(np.float64) ** 0.3
-    np.testing.assert_allclose(one.tree.leaves[: replay.priority.size][replay.priority > 0],
-                               expected, rtol=1e-6)  # fmt: skip
+    new = (one.store.priority > 0) & (replay.store.priority == 0)
+    assert (one.store.priority[new] == replay.store.greatest[0]).all()
+    priority = replay.store.priority
+    expected = priority[priority > 0].astype(np.float64) ** 0.3
+    leaves = one.store.tree.leaves[: priority.size]
+    np.testing.assert_allclose(leaves[priority > 0], expected, rtol=1e-6)
 
 
 def saved(folder: Path) -> PrioritizedReplay:
@@ -237,12 +238,12 @@ def test_damage_is_told_by_file(tmp_path: Path, name: str, how: str) -> None:
     other = make()
     begin(other)
     play(other, 40, 9)
-    leaves = other.tree.leaves.copy()
+    leaves = other.store.tree.leaves.copy()
     kind = FileNotFoundError if (name, how) == ("replay.json", "missing") else ValueError
     with pytest.raises(kind, match=name) as caught:
         other.load(tmp_path / "a")
     assert "\n" not in str(caught.value)
-    assert np.array_equal(leaves, other.tree.leaves)
+    assert np.array_equal(leaves, other.store.tree.leaves)
     play(other, 40, 10)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib.util import find_spec
 from typing import Any
@@ -60,7 +61,7 @@ class DeviceStore:
         self.observation, self.action = observation, action
         self.lanes, self.rows, self.n_step = lanes, -(-capacity // lanes), n_step
         self.device = device
-        make, tree = _ops(kernels)
+        make, tree = _ops(kernels, device)
         size = self.rows * lanes
         needed = checks.ring_bytes(observation, action, size) + tree.bytes_for(size)
         memory.require(capacity, needed, device)
@@ -221,9 +222,14 @@ class DeviceStore:
         return rest[name] if name in rest else self.state.frames[name.removeprefix("observation.")]
 
 
-def _ops(kernels: str) -> tuple[Any, Any]:
+def _ops(kernels: str, device: torch.device) -> tuple[Any, Any]:
     """The operations of a kind, and its tree."""
     if kernels == "triton":
+        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(
+                f"backend is 'triton', which serves CUDA devices alone, and not {device} "
+                "(but for tests, where TRITON_INTERPRET=1 is set)"
+            )
         from replay.ring_triton import TritonOps
         from replay.tree_triton import TritonTree
 

@@ -93,13 +93,17 @@ def write_kernel(
     tl.atomic_add(sampleable, change)  # of whole numbers: any order gives the same
 
 
-@triton.jit
-def scatter_kernel(ring, slots, source, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """Copy item i of `source` to slot `slots[i]` of `ring`; an item is SIZE words."""
-    i = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(source + i * SIZE + at, mask=at < SIZE)
-    tl.store(ring + tl.load(slots + i) * SIZE + at, value, mask=at < SIZE)
+@triton.jit(do_not_specialize=["count"])
+def scatter_kernel(
+    ring, slots, source, count, SIZE: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr
+):
+    """Copy item i of `source` (count,) to slot `slots[i]` of `ring`; an item is SIZE words."""
+    i = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    at = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    here = (i < count)[:, None] & (at < SIZE)
+    slot = tl.load(slots + i, mask=i < count, other=0)
+    value = tl.load(source + i.to(tl.int64)[:, None] * SIZE + at, mask=here)
+    tl.store(ring + slot[:, None] * SIZE + at, value, mask=here)
 
 
 @triton.jit
@@ -169,33 +173,36 @@ def draw_kernel(
     tl.store(action + i[:, None].to(tl.int64) * SIZE + word, value, mask=here)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "draws"])
 def gather_kernel(
-    ring, slots, ages, out, leaf, beta, weight, random, count,
+    ring, slots, ages, out, leaf, beta, weight, random, count, draws,
     SIZE: tl.constexpr, STACK: tl.constexpr, LANES: tl.constexpr, WHOLE: tl.constexpr,
     BLOCK: tl.constexpr, WEIGH: tl.constexpr, ADVANCE: tl.constexpr, CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
 ):  # fmt: skip
-    """Stacks that end at `slots`, oldest first; before an episode's start its first item repeats.
+    """Stacks that end at `slots` (count,), oldest first; before an episode's start its first item
+    repeats.
 
-    An item is SIZE words, a program one of them (or a block of BLOCK words). With WEIGH the
-    importance weights of the `count` draws are worked out beside it, and with ADVANCE the random
+    An item is SIZE words, and a program copies one of them (or BLOCK words of it). With WEIGH the
+    importance weights of the `draws` draws are worked out beside it, and with ADVANCE the random
     counter moves on, which nobody reads here.
     """
-    i = tl.program_id(0)
+    i = tl.program_id(0) * TILE + tl.arange(0, TILE)
     place = tl.program_id(1)
-    slot = tl.load(slots + i)
+    slot = tl.load(slots + i, mask=i < count, other=0)
     age = tl.load(ages + slot).to(tl.int64)
     origin = slot - tl.minimum(STACK - 1 - place, age) * LANES
     origin = tl.where(origin < 0, origin + WHOLE, origin)
-    at = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(ring + origin * SIZE + at, mask=at < SIZE)
-    tl.store(out + (i.to(tl.int64) * STACK + place) * SIZE + at, value, mask=at < SIZE)
+    at = (tl.program_id(2) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    here = (i < count)[:, None] & (at < SIZE)
+    value = tl.load(ring + origin[:, None] * SIZE + at, mask=here)
+    tl.store(out + (i.to(tl.int64)[:, None] * STACK + place) * SIZE + at, value, mask=here)
+    first = (place == 0) & (tl.program_id(2) == 0)
     if WEIGH:  # noqa: SIM102 (decided when compiled)
-        if (place == 0) & (tl.program_id(2) == 0) & (i < count):
-            own = i + tl.arange(0, 1)
-            tl.store(weight + own, weigh(leaf, own, count, beta, CHUNK))
+        if first & (tl.program_id(0) * TILE < draws):
+            tl.store(weight + i, weigh(leaf, i, draws, beta, CHUNK), mask=i < draws)
     if ADVANCE:  # noqa: SIM102
-        if (i == 0) & (place == 0) & (tl.program_id(2) == 0):
+        if first & (tl.program_id(0) == 0):
             tl.store(random + 1, tl.load(random + 1) + 1)
 
 

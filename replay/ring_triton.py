@@ -38,8 +38,7 @@ class TritonOps:
             _scatter(state.frames[name], slots, frame)
         action = step.action
         if action is None:
-            action = torch.zeros((count, state.actions.shape[1]), dtype=state.actions.dtype)
-            action = action.to(state.device)
+            action = torch.zeros_like(state.actions[:count])
         _scatter(state.actions, slots, action)
         self.tree.touch(touched)
 
@@ -92,7 +91,7 @@ class TritonOps:
         state: State,
         name: str,
         slots: Tensor,
-        draws: tuple[Tensor, Tensor, Tensor, int],
+        draws_of: tuple[Tensor, Tensor, Tensor, int],
         *,
         weigh: bool = False,
         advance: bool = False,
@@ -101,10 +100,11 @@ class TritonOps:
         size = frames.shape[1]
         found = state.empty(name, len(slots))
         block = min(_LARGEST, triton.next_power_of_2(size))
-        kernels.gather_kernel[len(slots), stack, triton.cdiv(size, block)](
-            frames, slots, state.ages, words(found, len(slots) * stack), *draws[:3],
-            state.random, draws[3], SIZE=size, STACK=stack, LANES=state.lanes, WHOLE=state.size,
-            BLOCK=block, WEIGH=weigh, ADVANCE=advance, CHUNK=chunk(draws[3]), **EXACT,
+        count, draws = len(slots), draws_of[3]
+        kernels.gather_kernel[*grid(count, TILE), stack, triton.cdiv(size, block)](
+            frames, slots, state.ages, words(found, count * stack), *draws_of[:3], state.random,
+            count, draws, SIZE=size, STACK=stack, LANES=state.lanes, WHOLE=state.size,
+            BLOCK=block, WEIGH=weigh, ADVANCE=advance, CHUNK=chunk(draws), TILE=TILE, **EXACT,
         )  # fmt: skip
         return found
 
@@ -112,6 +112,6 @@ class TritonOps:
 def _scatter(ring: Tensor, slots: Tensor, items: Tensor) -> None:
     size = ring.shape[1]
     block = min(_LARGEST, triton.next_power_of_2(size))
-    kernels.scatter_kernel[len(slots), triton.cdiv(size, block)](
-        ring, slots, items, SIZE=size, BLOCK=block
+    kernels.scatter_kernel[*grid(len(slots), TILE), triton.cdiv(size, block)](
+        ring, slots, items, len(slots), SIZE=size, BLOCK=block, TILE=TILE, **EXACT
     )

@@ -122,6 +122,6 @@ def put(target: Tensor, index: Tensor, value: Tensor) -> None:
     last.scatter_reduce_(0, place, numbers, "amax")
     value = value.to(target.dtype).expand(len(index))
     # All that want a place write the same now; those without one write what place 0 gets anyway.
-    first = torch.where(last[0] > 0, value[(last[0] - 1).clamp_min(0)], target[0])
+    first = torch.where(last[:1] > 0, value[(last[:1] - 1).clamp_min(0)], target[:1])
     wins = torch.where(index < 0, first, value[(last[place] - 1).clamp_min(0)])
     target[index.clamp_min(0)] = wins

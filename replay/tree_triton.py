@@ -24,7 +24,7 @@ LEAST = 128  # children of a node, where the capacity asks for no more
 
 # Draws, or touched leaves, that one program handles: on a GPU one, for the most parallel loads;
 # interpreted, many, because a program costs the same whatever its tensors' size.
-TILE = 16 if triton.knobs.runtime.interpret else 1
+TILE = 64 if triton.knobs.runtime.interpret else 1
 
 
 @triton.jit
@@ -77,7 +77,7 @@ def weigh(leaf, i, count, beta, CHUNK: tl.constexpr):
     for start in range(0, count, CHUNK):
         j = start + tl.arange(0, CHUNK)
         least = tl.minimum(least, tl.min(tl.load(leaf + j, mask=j < count, other=float("inf")), 0))
-    own = tl.load(leaf + i, mask=i < count, other=1.0)
+    own = tl.load(leaf + i, mask=i < count, other=0.0)
     some = own > 0
     ratio = least.to(tl.float64) / tl.where(some, own, 1.0).to(tl.float64)
     share = tl.exp2(tl.load(beta) * tl.log2(tl.where(some, ratio, 1.0)))

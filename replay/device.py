@@ -15,9 +15,10 @@ from torch import Tensor
 from replay import checks, memory, state
 from replay.generators import PHILOX, philox_from
 from replay.ring import first_pending, open_slots
+from replay.ring_torch import to_leaf
+from replay.sorting import Sorting
 from replay.state import Ops, Step, words
 from replay.store import Array, Lanes, Sample
-from replay.tree_torch import TINY
 from replay.types import Field
 from replay.upload import Upload
 
@@ -54,6 +55,8 @@ class DeviceStore:
         gamma: float,
         alpha: float,
         eps: float,
+        ranked: bool,
+        overall: bool,
         seed: int,
         device: torch.device,
         kernels: str,
@@ -64,10 +67,11 @@ class DeviceStore:
         make, tree = _ops(kernels, device)
         size = self.rows * lanes
         needed = checks.ring_bytes(observation, action, size) + tree.bytes_for(size)
+        needed += 16 * size if ranked else 0  # the table, and its sort
         memory.require(capacity, needed, device)
         self.state = state.build(
             observation, action, lanes=lanes, rows=self.rows, n_step=n_step, gamma=gamma,
-            alpha=alpha, eps=eps, seed=seed, device=device,
+            alpha=alpha, eps=eps, ranked=ranked, overall=overall, seed=seed, device=device,
         )  # fmt: skip
         self.ops: Ops = make(self.state)
         self.tree = self.ops.tree
@@ -77,6 +81,7 @@ class DeviceStore:
         self._beta_value = 1.0
         self._lane_numbers = torch.arange(lanes, device=device)
         self._upload = Upload(device)
+        self._sorting = Sorting()
 
     @property
     def written(self) -> Lanes:
@@ -121,6 +126,9 @@ class DeviceStore:
         )  # fmt: skip
         self.ops.write(self.state, step)
         self._written[chosen] += 1
+        held = int(np.minimum(self._written, self.rows).sum())
+        if self.state.ranked and self._sorting.due(chosen.size, held):
+            self.settle()
 
     def latest(self) -> dict[str, Tensor]:
         newest = (self.state.written - 1) % self.rows * self.lanes + self._lane_numbers
@@ -184,6 +192,20 @@ class DeviceStore:
         found: NDArray[np.float32] = self.state.priority.cpu().numpy()
         return found
 
+    def settle(self) -> None:
+        if self.state.ranked:
+            self._sort()
+
+    def _sort(self) -> None:
+        """All leaves anew, from ranks as they are now; waits for nothing."""
+        held = self.state
+        if held.ranked:
+            held.table.copy_(held.priority.sort().values)
+            self._sorting.done()
+        leaf = torch.where(held.priority > 0, to_leaf(held, held.priority), 0.0)
+        self.tree.leaves[: held.size] = leaf
+        self.tree.touch_all()
+
     def clear(self) -> None:
         self._written[:] = 0
         self._rebuild(np.zeros(self.state.size, np.float32), 1.0)
@@ -202,13 +224,11 @@ class DeviceStore:
         is_open = open_slots(self._written, flags, ages, self.n_step, held.reach)
         priority = np.where(is_open & (priority == 0), np.float32(greatest), priority)
         priority = np.where(is_open, priority, np.float32(0))
-        leaf = np.maximum((priority.astype(np.float64) ** held.alpha).astype(np.float32), TINY)
-        leaf = np.where(is_open, leaf, 0).astype(np.float32)
         held.pending.copy_(torch.from_numpy(first_pending(self._written, flags, self.n_step)))
         held.written.copy_(torch.from_numpy(self._written))
         held.priority.copy_(torch.from_numpy(priority))
         held.sampleable.fill_(int(is_open.sum()))
-        self.tree.fill(torch.from_numpy(leaf).to(self.device))
+        self._sort()
         self._ready = False
 
     def _array(self, name: str) -> Tensor:

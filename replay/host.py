@@ -13,31 +13,36 @@ from torch import Tensor
 from replay import checks, memory
 from replay.generators import generator_from
 from replay.ring import Ring, Slots
+from replay.sorting import Sorting
 from replay.store import Array, Lanes, Sample
-from replay.tree import TINY, PriorityTree
+from replay.tree import FAN_OUT, TINY, PriorityTree
+from replay.tree_least import LeastTree
 from replay.types import Field
 
 
 @njit(nogil=True, inline="always")
-def _leaf(priority, alpha):  # type: ignore[no-untyped-def]
-    """p^alpha, and never the 0 that says that a row is not open."""
-    return max(np.float32(np.float64(priority) ** alpha), TINY)
+def _leaf(priority, alpha, ranked, table):  # type: ignore[no-untyped-def]
+    """p^alpha or rank^-alpha, and never the 0 that says that a row is not open."""
+    size = np.float64(priority)
+    if ranked:
+        size = 1.0 / np.float64(1 + table.size - np.searchsorted(table, priority, side="right"))
+    return max(np.float32(size**alpha), TINY)
 
 
-@njit("void(f4[::1], f8, f4[::1])", nogil=True, cache=True)
-def _leaves(priority, alpha, out):  # type: ignore[no-untyped-def]
+@njit("void(f4[::1], f8, b1, f4[::1], f4[::1])", nogil=True, cache=True)
+def _leaves(priority, alpha, ranked, table, out):  # type: ignore[no-untyped-def]
     for i in range(priority.size):
-        out[i] = _leaf(priority[i], alpha)
+        out[i] = _leaf(priority[i], alpha, ranked, table)
 
 
 @njit(
-    "UniTuple(i8, 2)(i8[::1], f4[::1], i8[::1], f4[::1], f4[::1], f8, f8, f4[::1], i8[::1],"
-    " f4[::1])",
+    "UniTuple(i8, 2)(i8[::1], f4[::1], i8[::1], f4[::1], f4[::1], f8, f8, b1, f4[::1], f4[::1],"
+    " i8[::1], f4[::1])",
     nogil=True,
     cache=True,
 )
 def _refresh(  # type: ignore[no-untyped-def]
-    row, error, written, leaves, priority, alpha, eps, greatest, slots, out
+    row, error, written, leaves, priority, alpha, eps, ranked, table, greatest, slots, out
 ):
     """New priorities of rows; fills slots and leaves, and counts them and the NaNs.
 
@@ -69,7 +74,7 @@ def _refresh(  # type: ignore[no-untyped-def]
     for i in range(kept):
         value = min(out[i], greatest[0])
         priority[slots[i]] = value
-        out[i] = _leaf(value, alpha)
+        out[i] = _leaf(value, alpha, ranked, table)
     return kept, nans
 
 
@@ -90,6 +95,8 @@ class HostStore:
         gamma: float,
         alpha: float,
         eps: float,
+        ranked: bool,
+        overall: bool,
         seed: int,
     ) -> None:
         size = -(-capacity // lanes) * lanes
@@ -103,6 +110,10 @@ class HostStore:
         self.tree = PriorityTree(size)
         self.priority = np.zeros(size, np.float32)
         self.greatest = np.ones(1, np.float32)
+        self.table = np.empty(0, np.float32)  # priorities at the last sort, rising
+        self.ranked = ranked
+        self.sorting = Sorting()
+        self.least = LeastTree(self.tree.leaves) if overall else None
         self.generator = np.random.Generator(np.random.PCG64(seed))
         self.sampleable = 0
         self.nan_count = 0
@@ -118,7 +129,8 @@ class HostStore:
 
     @property
     def nbytes(self) -> int:
-        return self.ring.nbytes + self.tree.nbytes + self.priority.nbytes
+        least = 0 if self.least is None else self.least.nbytes
+        return self.ring.nbytes + self.tree.nbytes + self.priority.nbytes + least
 
     def write(
         self,
@@ -130,12 +142,17 @@ class HostStore:
         truncated: NDArray[np.bool_],
     ) -> None:
         self._mark(*self.ring.write(chosen, frames, action, reward, terminated, truncated))
+        if self.ranked and self.sorting.due(chosen.size, len(self.ring)):
+            self._sort()
 
     def latest(self) -> dict[str, Tensor]:
         return self.ring.stacks(self.ring.newest())
 
     def sample(self, count: int, beta: float | Tensor) -> Sample:
         slots, weight = self.tree.draw(self.generator.random(count), float(beta))
+        if self.least is not None:
+            ratio = self.least.least / float(self.tree.leaves[slots].min())
+            weight = np.maximum(weight * np.float32(ratio ** float(beta)), TINY)
         rows = self.ring.follow(slots)
         return Sample(
             observation=self.ring.stacks(slots),
@@ -154,13 +171,13 @@ class HostStore:
         leaf = np.empty(rows.size, np.float32)
         kept, count = _refresh(
             rows, values, self.ring.written, self.tree.leaves, self.priority, self.alpha,
-            self.eps, self.greatest, slots, leaf,
+            self.eps, self.ranked, self.table, self.greatest, slots, leaf,
         )  # fmt: skip
         if kept < 0:
             raise ValueError(f"index holds {rows[count]}, a row that no batch could have had")
         self.nan_count += count
         if kept:
-            self.tree.set(slots[:kept], leaf[:kept])
+            self._set(slots[:kept], leaf[:kept])
 
     # ------------------------------------------------------------------------------- snapshots
 
@@ -207,21 +224,40 @@ class HostStore:
         new = is_open & (self.priority == 0)
         self.priority[new] = self.greatest[0]
         self.priority[~is_open] = 0
+        self._sort()
+        self.sampleable = int(is_open.sum())
+
+    def settle(self) -> None:
+        if self.ranked:
+            self._sort()
+
+    def _sort(self) -> None:
+        """All leaves anew, from ranks as they are now."""
+        is_open = self.priority > 0
+        if self.ranked:
+            self.table = np.sort(self.priority[is_open])
+            self.sorting.done()
         leaf = np.empty(self.priority.size, np.float32)
-        _leaves(self.priority, self.alpha, leaf)
+        _leaves(self.priority, self.alpha, self.ranked, self.table, leaf)
         leaf[~is_open] = 0
         self.tree.fill(leaf)
-        self.sampleable = int(is_open.sum())
+        if self.least is not None:
+            self.least.refresh(np.arange(0, self.priority.size, FAN_OUT))
+
+    def _set(self, slots: Slots, leaf: NDArray[np.float32]) -> None:
+        self.tree.set(slots, leaf)
+        if self.least is not None:
+            self.least.refresh(slots)
 
     def _mark(self, opened: Slots, closed: Slots) -> None:
         """Keep leaves, priorities and the count in step with what the ring opened and closed."""
         if closed.size:
             self.priority[closed] = 0
-            self.tree.set(closed, np.zeros(closed.size, np.float32))
+            self._set(closed, np.zeros(closed.size, np.float32))
         if opened.size:
             priority = np.full(opened.size, self.greatest[0])
             leaf = np.empty(opened.size, np.float32)
-            _leaves(priority, self.alpha, leaf)
+            _leaves(priority, self.alpha, self.ranked, self.table, leaf)
             self.priority[opened] = priority
-            self.tree.set(opened, leaf)
+            self._set(opened, leaf)
         self.sampleable += opened.size - closed.size

@@ -19,19 +19,30 @@ from replay.tree_triton import TINY, descend, weigh
 
 
 @triton.jit
-def to_leaf(priority, ALPHA: tl.constexpr):
-    """p^alpha in float64, rounded once; never the 0 that says that a row is not open."""
-    power = tl.exp2(tl.full((), ALPHA, tl.float64) * tl.log2(priority.to(tl.float64)))
+def to_leaf(priority, table, ALPHA: tl.constexpr, WHOLE: tl.constexpr, BITS: tl.constexpr):
+    """p^alpha in float64, rounded once; never the 0 that says that a row is not open.
+
+    With BITS, those of WHOLE, rank^-alpha: the rank among `table` (WHOLE,), which rises.
+    """
+    size = priority.to(tl.float64)
+    if BITS:
+        below = (priority * 0).to(tl.int32)
+        for bit in tl.static_range(BITS):
+            ahead = below + (1 << (BITS - 1 - bit))
+            value = tl.load(table + ahead - 1, mask=ahead <= WHOLE, other=float("inf"))
+            below = tl.where(value <= priority, ahead, below)
+        size = 1.0 / (1 + WHOLE - below).to(tl.float64)
+    power = tl.exp2(tl.full((), ALPHA, tl.float64) * tl.log2(size))
     return tl.maximum(power.to(tl.float32), TINY)
 
 
 @triton.jit(do_not_specialize=["count"])
 def write_kernel(
     chosen, reward, terminated, truncated, written, pending, flags, ages, rewards, priority,
-    leaves, greatest, sampleable, slots, touched, count,
+    leaves, greatest, table, sampleable, slots, touched, count,
     LANES: tl.constexpr, ROWS: tl.constexpr, N_STEP: tl.constexpr, REACH: tl.constexpr,
     OPENED: tl.constexpr, CLOSED: tl.constexpr, RESTART: tl.constexpr, ALPHA: tl.constexpr,
-    TILE: tl.constexpr,
+    BITS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """`replay.ring._write`, and the leaves and priorities of what it opens and closes.
 
@@ -78,12 +89,11 @@ def write_kernel(
     start = begin[:, None] + tl.arange(0, OPENED)[None, :]
     opened = real[:, None] & (start < ready[:, None])
     fresh = (start % ROWS) * LANES + lane[:, None]
-    size = tl.load(greatest)
+    size = tl.zeros([TILE, OPENED], tl.float32) + tl.load(greatest)
     tl.store(priority + near, tl.zeros([TILE, CLOSED], tl.float32), mask=closed)
     tl.store(leaves + near, tl.zeros([TILE, CLOSED], tl.float32), mask=closed)
-    tl.store(priority + fresh, tl.zeros([TILE, OPENED], tl.float32) + size, mask=opened)
-    leaf = tl.zeros([TILE, OPENED], tl.float32) + to_leaf(size, ALPHA)
-    tl.store(leaves + fresh, leaf, mask=opened)
+    tl.store(priority + fresh, size, mask=opened)
+    tl.store(leaves + fresh, to_leaf(size, table, ALPHA, LANES * ROWS, BITS), mask=opened)
     row = i[:, None] * (OPENED + CLOSED)
     new = tl.where(opened, fresh, -1)
     gone = tl.where(closed, near, -1)
@@ -175,10 +185,10 @@ def draw_kernel(
 
 @triton.jit(do_not_specialize=["count", "draws"])
 def gather_kernel(
-    ring, slots, ages, out, leaf, beta, weight, random, count, draws,
+    ring, slots, ages, out, leaf, beta, weight, minima, random, count, draws,
     SIZE: tl.constexpr, STACK: tl.constexpr, LANES: tl.constexpr, WHOLE: tl.constexpr,
-    BLOCK: tl.constexpr, WEIGH: tl.constexpr, ADVANCE: tl.constexpr, CHUNK: tl.constexpr,
-    TILE: tl.constexpr,
+    BLOCK: tl.constexpr, WEIGH: tl.constexpr, ADVANCE: tl.constexpr, F: tl.constexpr,
+    TOP: tl.constexpr, LEAST: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Stacks that end at `slots` (count,), oldest first; before an episode's start its first item
     repeats.
@@ -200,7 +210,8 @@ def gather_kernel(
     first = (place == 0) & (tl.program_id(2) == 0)
     if WEIGH:  # noqa: SIM102 (decided when compiled)
         if first & (tl.program_id(0) * TILE < draws):
-            tl.store(weight + i, weigh(leaf, i, draws, beta, CHUNK), mask=i < draws)
+            found = weigh(leaf, i, draws, beta, minima, F, TOP, LEAST, CHUNK)
+            tl.store(weight + i, found, mask=i < draws)
     if ADVANCE:  # noqa: SIM102
         if first & (tl.program_id(0) == 0):
             tl.store(random + 1, tl.load(random + 1) + 1)
@@ -232,9 +243,9 @@ def _resolve(
 
 @triton.jit(do_not_specialize=["count"])
 def refresh_kernel(
-    row, error, written, leaves, priority, greatest, nans, touched, count,
+    row, error, written, leaves, priority, greatest, table, nans, touched, count,
     LANES: tl.constexpr, ROWS: tl.constexpr, ALPHA: tl.constexpr, EPS: tl.constexpr,
-    TILE: tl.constexpr, CHUNK: tl.constexpr,
+    BITS: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """New priorities and leaves of rows; of duplicates the last that has a number wins.
 
@@ -261,7 +272,7 @@ def refresh_kernel(
         keep = (slot >= 0) & (later == 0)
         size = tl.minimum(tl.maximum(size, TINY), most)
         tl.store(priority + slot, size, mask=keep)
-        tl.store(leaves + slot, to_leaf(size, ALPHA), mask=keep)
+        tl.store(leaves + slot, to_leaf(size, table, ALPHA, LANES * ROWS, BITS), mask=keep)
         tl.store(touched + i, tl.where(keep, slot, -1), mask=i < count)
     if tl.program_id(0) == 0:
         one = tl.arange(0, 1)

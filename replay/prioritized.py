@@ -33,6 +33,9 @@ class PrioritizedReplay:
         gamma: discount per step, in [0, 1].
         alpha: exponent of the priorities, in [0, 1].
         eps: added to |error|, above 0, so that no transition is lost.
+        prioritization: "proportional", by p^alpha, or "rank", by rank^-alpha among all sampleable
+            rows, where equal priorities share the best rank; ranks are sorted now and then.
+        weights: over the greatest in the "batch", or in the whole memory ("global").
         seed: of the sampling: NumPy's PCG64 with numba, else a Philox counter on the device.
         device: where it lives, and its batches: "cpu", "cuda", "cuda:1" ...
         backend: what does the work: "numba" on the CPU, "triton" on CUDA, "torch" anywhere, slowly;
@@ -61,6 +64,8 @@ class PrioritizedReplay:
         gamma: float = 0.99,
         alpha: float = 0.6,
         eps: float = 1e-6,
+        prioritization: str = "proportional",
+        weights: str = "batch",
         seed: int = 0,
         device: torch.device | str = "cpu",
         backend: str = "auto",
@@ -87,6 +92,8 @@ class PrioritizedReplay:
                 f"capacity is {capacity}; {lanes} lanes with stack {least - n_step - 1} and n_step "
                 f"{n_step} need at least {(least - 1) * lanes + 1}"
             )
+        checks.choice("prioritization", prioritization, ("proportional", "rank"))
+        checks.choice("weights", weights, ("batch", "global"))
         self.capacity = int(capacity)
         self.alpha = float(alpha)
         self.eps = float(eps)
@@ -94,6 +101,7 @@ class PrioritizedReplay:
             checks.device(device), checks.choice("backend", backend, BACKENDS),
             capacity=self.capacity, observation=spec, action=action, lanes=int(lanes),
             n_step=int(n_step), gamma=float(gamma), alpha=self.alpha, eps=self.eps, seed=int(seed),
+            ranked=prioritization == "rank", overall=weights == "global",
         )  # fmt: skip
         self._every_lane = np.arange(lanes)
         self.ancestors: set[str] = set()  # snapshots that this state grew out of
@@ -193,8 +201,9 @@ class PrioritizedReplay:
         """Draw transitions in proportion to their leaves, one from each stratum of the mass.
 
         Schaul et al. 2016, sections 3.3 and 3.4; beta in [0, 1] corrects the bias by importance
-        weights (N P)^-beta over the greatest in the batch. ValueError while nothing is sampleable.
-        On a device beta may be a tensor (1,) float64 there, that a captured CUDA graph reads anew.
+        weights (N P)^-beta over the greatest in the batch (or the memory). ValueError while
+        nothing is sampleable. On a device beta may be a tensor (1,) float64 there, which a
+        captured CUDA graph reads anew each time.
         """
         checks.whole("batch_size", batch_size)
         if not isinstance(beta, Tensor) and not 0 <= beta <= 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from replay.ring import OLDEST_AGE, TERMINATED, TRUNCATED
 from replay.state import Drawn, State, Step, dtype, words
-from replay.tree_torch import TINY, TorchTree, put, strata, weigh
+from replay.tree_torch import TINY, TorchTree, put, strata
 
 _LOW = 0xFFFFFFFF
 
@@ -20,7 +20,7 @@ class TorchOps:
     """`replay.state.Ops`, for any device."""
 
     def __init__(self, state: State) -> None:
-        self.tree = TorchTree(state.size, state.device)
+        self.tree = TorchTree(state.size, state.device, state.overall)
 
     def write(self, state: State, step: Step) -> None:
         """See `replay.state.Ops`."""
@@ -62,7 +62,7 @@ class TorchOps:
         nothing = torch.zeros(1, device=state.device)
         for target, value in (
             (state.priority, state.greatest),
-            (self.tree.leaves, to_leaf(state.greatest, state.alpha)),
+            (self.tree.leaves, to_leaf(state, state.greatest)),
         ):
             put(target, gone, nothing)
             put(target, fresh, value)
@@ -102,7 +102,7 @@ class TorchOps:
             action=action,
             reward=total.float(),
             discount=torch.where(last & TERMINATED != 0, 0.0, worth),
-            weight=weigh(leaf, beta),
+            weight=self.tree.weigh(leaf, beta),
             row=torch.where(found < 0, -1, time * state.lanes + lane),
         )
 
@@ -136,12 +136,16 @@ class TorchOps:
         size = torch.minimum(size.clamp_min(TINY), state.greatest)
         place = torch.where(held, slot, -1)
         put(state.priority, place, size)
-        put(self.tree.leaves, place, to_leaf(size, state.alpha))
+        put(self.tree.leaves, place, to_leaf(state, size))
 
 
-def to_leaf(priority: Tensor, alpha: float) -> Tensor:
-    """p^alpha, and never the 0 that says that a row is not open."""
-    return (priority.double() ** alpha).float().clamp_min(TINY)
+def to_leaf(state: State, priority: Tensor) -> Tensor:
+    """p^alpha or rank^-alpha, and never the 0 that says that a row is not open."""
+    size = priority.double()
+    if state.ranked:
+        greater = state.size - torch.searchsorted(state.table, priority, right=True)
+        size = 1 / (1 + greater).double()
+    return (size**state.alpha).float().clamp_min(TINY)
 
 
 def philox(random: Tensor, count: int) -> Tensor:

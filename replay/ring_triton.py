@@ -17,7 +17,8 @@ class TritonOps:
     """`replay.state.Ops`, for a CUDA device (or Triton's interpreter)."""
 
     def __init__(self, state: State, fan_out: int | None = None) -> None:
-        self.tree = TritonTree(state.size, state.device, fan_out)
+        self.tree = TritonTree(state.size, state.device, fan_out, state.overall)
+        self._bits = state.size.bit_length() if state.ranked else 0
 
     def write(self, state: State, step: Step) -> None:
         """See `replay.state.Ops`."""
@@ -29,10 +30,10 @@ class TritonOps:
         kernels.write_kernel[grid(count, TILE)](
             step.chosen, step.reward, step.terminated, step.truncated, state.written,
             state.pending, state.flags, state.ages, state.rewards, state.priority,
-            self.tree.leaves, state.greatest, state.sampleable, slots, touched, count,
+            self.tree.leaves, state.greatest, state.table, state.sampleable, slots, touched, count,
             LANES=state.lanes, ROWS=state.rows, N_STEP=state.n_step, REACH=state.reach,
             OPENED=opened, CLOSED=closed, RESTART=step.action is None, ALPHA=state.alpha,
-            TILE=TILE, num_warps=1, **EXACT,
+            BITS=self._bits, TILE=TILE, num_warps=1, **EXACT,
         )  # fmt: skip
         for name, frame in step.frames.items():
             _scatter(state.frames[name], slots, frame)
@@ -80,8 +81,9 @@ class TritonOps:
         touched = torch.empty(count, dtype=torch.int64, device=state.device)
         kernels.refresh_kernel[grid(count, TILE)](
             row, error, state.written, self.tree.leaves, state.priority, state.greatest,
-            state.nans, touched, count, LANES=state.lanes, ROWS=state.rows, ALPHA=state.alpha,
-            EPS=state.eps, TILE=TILE, CHUNK=chunk(count), **EXACT,
+            state.table, state.nans, touched, count, LANES=state.lanes, ROWS=state.rows,
+            ALPHA=state.alpha, EPS=state.eps, BITS=self._bits, TILE=TILE, CHUNK=chunk(count),
+            **EXACT,
         )  # fmt: skip
         if state.alpha:
             self.tree.touch(touched)
@@ -102,9 +104,11 @@ class TritonOps:
         block = min(_LARGEST, triton.next_power_of_2(size))
         count, draws = len(slots), draws_of[3]
         kernels.gather_kernel[*grid(count, TILE), stack, triton.cdiv(size, block)](
-            frames, slots, state.ages, words(found, count * stack), *draws_of[:3], state.random,
-            count, draws, SIZE=size, STACK=stack, LANES=state.lanes, WHOLE=state.size,
-            BLOCK=block, WEIGH=weigh, ADVANCE=advance, CHUNK=chunk(draws), TILE=TILE, **EXACT,
+            frames, slots, state.ages, words(found, count * stack), *draws_of[:3],
+            self.tree.minima, state.random, count, draws, SIZE=size, STACK=stack,
+            LANES=state.lanes, WHOLE=state.size,
+            BLOCK=block, WEIGH=weigh, ADVANCE=advance, F=self.tree.fan_out, TOP=self.tree.top,
+            LEAST=self.tree.least, CHUNK=chunk(draws), TILE=TILE, **EXACT,
         )  # fmt: skip
         return found
 

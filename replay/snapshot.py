@@ -83,6 +83,7 @@ def save(replay: PrioritizedReplay, folder: Path, previous: Path | None) -> None
     if (folder / MANIFEST).exists():
         raise FileExistsError(f"{folder} holds a snapshot already; save into a new folder")
     store = replay.store
+    store.settle()
     known: dict[str, Any] = {}
     if previous is not None:
         try:

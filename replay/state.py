@@ -31,6 +31,8 @@ class Tree(Protocol):
 
     def touch(self, index: Tensor) -> None: ...
 
+    def touch_all(self) -> None: ...
+
     def fill(self, leaf: Tensor) -> None: ...
 
     def sample(self, uniforms: Tensor) -> Tensor: ...
@@ -66,6 +68,8 @@ class State:
 
     Sizes are `rows * lanes` slots but for `written` and `pending`, (lanes,), `powers`,
     (n_step + 1,), and the scalars, which are (1,). `random` (2,) is the generator: seed, draws.
+    `table` holds the priorities of the last sort, rising, if `ranked`; with `overall` the weights
+    are over the greatest in the whole memory.
     """
 
     observation: dict[str, Field]
@@ -76,6 +80,8 @@ class State:
     reach: int
     alpha: float
     eps: float
+    ranked: bool
+    overall: bool
     device: torch.device
     frames: dict[str, Tensor]
     actions: Tensor
@@ -90,6 +96,7 @@ class State:
     nans: Tensor
     sampleable: Tensor
     random: Tensor
+    table: Tensor
 
     @property
     def size(self) -> int:
@@ -132,6 +139,8 @@ def build(
     gamma: float,
     alpha: float,
     eps: float,
+    ranked: bool,
+    overall: bool,
     seed: int,
     device: torch.device,
 ) -> State:
@@ -155,6 +164,8 @@ def build(
         reach=max(field.stack for field in observation.values()) - 1,
         alpha=alpha,
         eps=eps,
+        ranked=ranked,
+        overall=overall,
         device=device,
         frames={name: words(storage(field), size) for name, field in observation.items()},
         actions=words(storage(action), size),
@@ -169,6 +180,7 @@ def build(
         nans=zeros(1, torch.int64),
         sampleable=zeros(1, torch.int64),
         random=torch.tensor([seed, 0], dtype=torch.int64, device=device),
+        table=zeros(size if ranked else 1, torch.float32),
     )
 
 

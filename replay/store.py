@@ -82,6 +82,9 @@ class Store(Protocol):
 
     # ------------------------------------------------------------------------------- snapshots
 
+    def settle(self) -> None:
+        """Bring the leaves to what a load would make of the priorities: sort ranks anew."""
+
     def read(self, name: str, first: int, last: int) -> Array:
         """Slots first .. last of the array `name` of `arrays`, for reading."""
 

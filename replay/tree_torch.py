@@ -13,12 +13,13 @@ TINY = 1.1754944e-38  # least normal float32
 
 
 class TorchTree:
-    """`replay.tree_triton.TritonTree`'s interface, in plain PyTorch."""
+    """`replay.tree_triton.TritonTree`'s interface, in plain PyTorch; `least` as there."""
 
-    def __init__(self, size: int, device: torch.device | str) -> None:
+    def __init__(self, size: int, device: torch.device | str, least: bool = False) -> None:
         if size < 1:
             raise ValueError(f"size is {size}; it must be at least 1")
         self.size = size
+        self.least = least
         self.device = torch.device(device)
         self.leaves = torch.zeros(size, dtype=torch.float32, device=device)
         self._numbers = torch.arange(size, device=device)
@@ -59,6 +60,9 @@ class TorchTree:
     def touch(self, index: Tensor) -> None:
         """Nothing: there are no sums to refresh."""
 
+    def touch_all(self) -> None:
+        """Nothing."""
+
     def fill(self, leaf: Tensor) -> None:
         """Replace all `size` leaves at once."""
         if leaf.shape != (self.size,) or not bool((leaf.isfinite() & (leaf >= 0)).all()):
@@ -77,7 +81,19 @@ class TorchTree:
         """
         self._require_mass()
         index, leaf = self.find(strata(uniforms))
-        return index, weigh(leaf, torch.full((1,), beta, dtype=torch.float64, device=self.device))
+        exponent = torch.full((1,), beta, dtype=torch.float64, device=self.device)
+        return index, self.weigh(leaf, exponent)
+
+    def weigh(self, leaf: Tensor, beta: Tensor) -> Tensor:
+        """Importance weights (N,) float32 of drawn leaves (N,): (P_min / P_i)^beta; 0 for leaf 0.
+
+        P_min is the draw's, or with `least` the whole tree's.
+        """
+        least = leaf.min()
+        if self.least:
+            least = torch.where(self.leaves > 0, self.leaves, torch.inf).min()
+        share = (least.double() / leaf.double()) ** beta
+        return torch.where(leaf > 0, share.float().clamp_min(TINY), 0.0)
 
     def find(self, share: Tensor) -> tuple[Tensor, Tensor]:
         """Leaf under each `share` (N,) of the mass, and its mass; -1 and 0 in an empty tree."""
@@ -100,12 +116,6 @@ def strata(uniforms: Tensor) -> Tensor:
     """Uniforms (N,) moved into N equal strata of [0, 1), one each."""
     numbers = torch.arange(len(uniforms), dtype=torch.float64, device=uniforms.device)
     return (numbers + uniforms) / len(uniforms)
-
-
-def weigh(leaf: Tensor, beta: Tensor) -> Tensor:
-    """Importance weights (N,) float32 of drawn leaves (N,): (P_min / P_i)^beta; 0 for leaf 0."""
-    share = (leaf.min().double() / leaf.double()) ** beta
-    return torch.where(leaf > 0, share.float().clamp_min(TINY), 0.0)
 
 
 def put(target: Tensor, index: Tensor, value: Tensor) -> None:

@@ -67,16 +67,23 @@ def descend(leaves, sums, share, F: tl.constexpr, TOP: tl.constexpr):
 
 
 @triton.jit
-def weigh(leaf, i, count, beta, CHUNK: tl.constexpr):
+def weigh(
+    leaf, i, count, beta, minima,
+    F: tl.constexpr, TOP: tl.constexpr, LEAST: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     """Importance weights (T,) of draws `i`: (P_min / P_i)^beta, P_min over all `count` draws.
 
-    That is (N P_i)^-beta over the greatest in the batch, where N and the total cancel. 0 for a
-    draw from an empty tree.
+    That is (N P_i)^-beta over the greatest in the batch, where N and the total cancel. With LEAST,
+    P_min is the whole tree's. 0 for a draw from an empty tree.
     """
     least = tl.full((), float("inf"), tl.float32)
-    for start in range(0, count, CHUNK):
-        j = start + tl.arange(0, CHUNK)
-        least = tl.minimum(least, tl.min(tl.load(leaf + j, mask=j < count, other=float("inf")), 0))
+    if LEAST:
+        least = tl.min(tl.load(minima + TOP + tl.arange(0, F)), 0).to(tl.float32)
+    else:
+        for start in range(0, count, CHUNK):
+            j = start + tl.arange(0, CHUNK)
+            some = tl.load(leaf + j, mask=j < count, other=float("inf"))
+            least = tl.minimum(least, tl.min(some, 0))
     own = tl.load(leaf + i, mask=i < count, other=0.0)
     some = own > 0
     ratio = least.to(tl.float64) / tl.where(some, own, 1.0).to(tl.float64)
@@ -99,9 +106,13 @@ def draw_kernel(
 
 
 @triton.jit(do_not_specialize=["count"])
-def weigh_kernel(leaf, beta, weight, count, CHUNK: tl.constexpr):
+def weigh_kernel(
+    leaf, beta, weight, minima, count,
+    F: tl.constexpr, TOP: tl.constexpr, LEAST: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     i = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
-    tl.store(weight + i, weigh(leaf, i, count, beta, CHUNK), mask=i < count)
+    found = weigh(leaf, i, count, beta, minima, F, TOP, LEAST, CHUNK)
+    tl.store(weight + i, found, mask=i < count)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -121,18 +132,23 @@ def put_kernel(leaves, index, leaf, count, TILE: tl.constexpr, CHUNK: tl.constex
 
 @triton.jit(do_not_specialize=["count"])
 def sum_kernel(
-    source, sums, index, count, SPAN: tl.constexpr, F: tl.constexpr, TILE: tl.constexpr
+    source, out, index, count,
+    SPAN: tl.constexpr, F: tl.constexpr, LEAST: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Refresh the sums over leaves `index` (count,), -1 for none: node index // SPAN, of F items.
 
-    Two programs of one block write the same sum, bit for bit.
+    With LEAST, the least that is above 0. Two programs of one block write the same, bit for bit.
     """
     i = tl.program_id(0) * TILE + tl.arange(0, TILE)
     slot = tl.load(index + i, mask=i < count, other=-1)
     node = tl.maximum(slot, 0) // SPAN
     at = node[:, None] * F + tl.arange(0, F)[None, :]
     values = tl.load(source + at, mask=(slot >= 0)[:, None], other=0.0).to(tl.float64)
-    tl.store(sums + node, tl.sum(values, 1), mask=slot >= 0)
+    if LEAST:  # noqa: SIM108 (decided when compiled)
+        found = tl.min(tl.where(values > 0, values, float("inf")), 1)
+    else:
+        found = tl.sum(values, 1)
+    tl.store(out + node, found, mask=slot >= 0)
 
 
 def width(size: int, least: int = LEAST) -> int:
@@ -148,10 +164,17 @@ class TritonTree:
 
     leaves  (size padded to whole blocks,) float32, for reading
     sums    float64: of each block of leaves, then from `top` on of each block of those
+    minima  like `sums`, the least masses above 0; kept with `least` only
     Raises ValueError for a size below 1 or above `WIDEST`^3.
     """
 
-    def __init__(self, size: int, device: torch.device | str, fan_out: int | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        device: torch.device | str,
+        fan_out: int | None = None,
+        least: bool = False,
+    ) -> None:
         if size < 1:
             raise ValueError(f"size is {size}; it must be at least 1")
         self.size = size
@@ -163,6 +186,8 @@ class TritonTree:
         self.device = torch.device(device)
         self.leaves = torch.zeros(blocks * self.fan_out, dtype=torch.float32, device=device)
         self.sums = torch.zeros(self.top + self.fan_out, dtype=torch.float64, device=device)
+        self.least = least
+        self.minima = torch.full_like(self.sums, float("inf")) if least else self.sums
 
     @property
     def total(self) -> float:
@@ -172,14 +197,14 @@ class TritonTree:
     @property
     def nbytes(self) -> int:
         """Bytes of leaves and sums."""
-        return self.leaves.nbytes + self.sums.nbytes
+        return self.leaves.nbytes + self.sums.nbytes + self.least * self.minima.nbytes
 
     @staticmethod
     def bytes_for(size: int) -> int:
         """About what a tree of `size` leaves takes, in bytes."""
         fan_out = width(size)
         blocks = -(-size // fan_out)
-        return blocks * fan_out * 4 + (blocks + 2 * fan_out) * 8
+        return blocks * fan_out * 4 + (blocks + 2 * fan_out) * 16
 
     def set(self, index: Tensor, leaf: Tensor) -> None:
         """Give leaves `index` (N,) int64 the masses `leaf` (N,) float32, finite and >= 0.
@@ -208,20 +233,27 @@ class TritonTree:
         """Refresh the sums over leaves `index` (N,) int64; -1 stands for none."""
         count, fan_out = index.numel(), self.fan_out
         programs = grid(count, TILE)
-        sum_kernel[programs](
-            self.leaves, self.sums, index, count, SPAN=fan_out, F=fan_out, TILE=TILE, **EXACT
-        )
-        sum_kernel[programs](
-            self.sums, self.sums[self.top :], index, count, SPAN=fan_out**2, F=fan_out, TILE=TILE,
-            **EXACT,
-        )  # fmt: skip
+        for least in (False, True) if self.least else (False,):
+            out = self.minima if least else self.sums
+            for source, target, span in (
+                (self.leaves, out, fan_out),
+                (out, out[self.top :], fan_out**2),
+            ):
+                sum_kernel[programs](
+                    source, target, index, count, SPAN=span, F=fan_out, LEAST=least, TILE=TILE,
+                    **EXACT,
+                )  # fmt: skip
+
+    def touch_all(self) -> None:
+        """Refresh every sum, after `leaves` were replaced."""
+        self.touch(torch.arange(0, self.size, self.fan_out, device=self.device))
 
     def fill(self, leaf: Tensor) -> None:
         """Replace all `size` leaves at once."""
         if leaf.shape != (self.size,) or not bool((leaf.isfinite() & (leaf >= 0)).all()):
             raise ValueError(f"leaves must be {self.size} finite masses of at least 0")
         self.leaves[: self.size] = leaf
-        self.touch(torch.arange(0, self.size, self.fan_out, device=self.device))
+        self.touch_all()
 
     def sample(self, uniforms: Tensor) -> Tensor:
         """Leaf under each of `uniforms` (N,) float64 in [0, 1), times the total mass."""
@@ -239,7 +271,10 @@ class TritonTree:
         exponent = torch.full((1,), beta, dtype=torch.float64, device=self.device)
         weight = torch.empty_like(leaf)
         each = chunk(count)
-        weigh_kernel[grid(count, each)](leaf, exponent, weight, count, CHUNK=each, **EXACT)
+        weigh_kernel[grid(count, each)](
+            leaf, exponent, weight, self.minima, count, F=self.fan_out, TOP=self.top,
+            LEAST=self.least, CHUNK=each, **EXACT,
+        )  # fmt: skip
         return index, weight
 
     def _draw(self, uniforms: Tensor, stratified: bool) -> tuple[Tensor, Tensor]:

@@ -67,13 +67,13 @@ def defined(*modules: ModuleType) -> Iterator[str]:
                 yield name
 
 
-def launch_all() -> None:
-    """Every operation once, with Atari's shapes, a ring of 2^20 and a batch of 32."""
+def launch_all(ranked: bool) -> None:
+    """Every operation once, with Atari's shapes, a ring of 2^17 and a batch of 32."""
     device, lanes = torch.device("cpu"), 8
     spec = {"frame": Field((1, 84, 84), "uint8", 4)}
     held = state.build(
         spec, Field((), "int64"), lanes=lanes, rows=(1 << 17) // lanes, n_step=3, gamma=0.99,
-        alpha=0.6, eps=1e-6, seed=0, device=device,
+        alpha=0.6, eps=1e-6, ranked=ranked, overall=ranked, seed=0, device=device,
     )  # fmt: skip
     ops = TritonOps(held)
     frame = words(torch.zeros((lanes, 84, 84), dtype=torch.uint8), lanes)
@@ -83,10 +83,12 @@ def launch_all() -> None:
     for what in (None, action):
         ops.write(held, Step(lane, {"frame": frame}, what, torch.zeros(lanes), flag, flag))
     beta = torch.ones(1, dtype=torch.float64)
+    ops.update(held, torch.zeros(32, dtype=torch.int64), torch.zeros(32))
     ops.sample(held, 32, beta)
+    if ranked:
+        return
     ops.sample(held, 32, beta, torch.zeros(32, dtype=torch.float64))
     ops.stacks(held, torch.zeros(lanes, dtype=torch.int64))
-    ops.update(held, torch.zeros(32, dtype=torch.int64), torch.zeros(32))
     ops.tree.set(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
     ops.tree.sums[ops.tree.top] = 1.0
     ops.tree.draw(torch.zeros(32, dtype=torch.float64), 0.4)
@@ -94,7 +96,8 @@ def launch_all() -> None:
 
 if __name__ == "__main__":
     JITFunction.run = compile_instead  # type: ignore[method-assign]
-    launch_all()
+    launch_all(ranked=False)
+    launch_all(ranked=True)
     missing = set(defined(kernels, tree_triton)) - set(found)
     assert not missing, f"never launched: {missing}"
     print(json.dumps(found))

@@ -49,6 +49,12 @@ def td_loss(error: Tensor, kind: str) -> Tensor:
     return F.huber_loss(error, torch.zeros_like(error), reduction="none")
 
 
+def pick(out: Tensor, action: Tensor) -> Tensor:
+    """What `out` (B, A, ...) holds for each action (B,): (B, ...)."""
+    index = action.view(-1, 1, *(1,) * (out.ndim - 2))
+    return torch.take_along_dim(out, index, 1).squeeze(1)
+
+
 def project(probability: Tensor, reward: Tensor, discount: Tensor, support: Tensor) -> Tensor:
     """The distribution of reward + discount * return, on the fixed support.
 
@@ -206,7 +212,19 @@ class DQN:
         return self.online.q(self.online(observation.to(self.device)))
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimiser step; returns metrics and each sample's error (B,), both detached.
+        """One optimiser step; returns metrics and each sample's error (B,), both detached."""
+        found = self.learn(batch)
+        self.advance()
+        return found
+
+    def advance(self) -> None:
+        """Count an update that `learn` made, and renew the target network every so many."""
+        self.updates += 1
+        if self.updates % self.config.target_update_every == 0:
+            self.synchronise()
+
+    def learn(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """`update` but for its counting: nothing waits for the device, so a graph can capture it.
 
         The importance weight multiplies the loss, not the error (Schaul et al. 2016, section 3.4).
         """
@@ -218,7 +236,7 @@ class DQN:
         online.train()
         out = online(batch.observation)
         online.eval()
-        chosen = out[torch.arange(len(out), device=self.device), batch.action]
+        chosen = pick(out, batch.action)
         if config.distributional:
             loss = -(target * chosen.log_softmax(1)).sum(1)
             # the priority is the divergence, loss less the target's entropy (Hessel et al. 2018,
@@ -234,9 +252,6 @@ class DQN:
         if config.max_grad_norm:
             nn.utils.clip_grad_norm_(online.parameters(), config.max_grad_norm)
         self.optimizer.step()
-        self.updates += 1
-        if self.updates % config.target_update_every == 0:
-            self.synchronise()
         return {"loss": mean.detach(), "q": online.q(out.detach()).amax(1).mean()}, error
 
     @torch.no_grad()
@@ -249,7 +264,7 @@ class DQN:
             selector = self.online.q(self.online(batch.next_observation))
         if not self.config.distributional:
             return td_target(batch.reward, batch.discount, next_q, selector)
-        best = following[torch.arange(len(following), device=self.device), selector.argmax(1)]
+        best = pick(following, selector.argmax(1))
         return project(best.softmax(1), batch.reward, batch.discount, self.target.support)
 
     def synchronise(self) -> None:
@@ -273,6 +288,9 @@ class DQN:
         self.target.load_state_dict(state["target"])
         # the optimiser would share these tensors with whoever gave the state
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        for group in self.optimizer.param_groups:  # saved on a device of another kind, perhaps
+            if "capturable" in group:
+                group["capturable"] = self.device.type == "cuda"
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
         self.updates = state["updates"]
@@ -280,8 +298,13 @@ class DQN:
 
 def _optimizer(config: DQNConfig, network: nn.Module) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
+        parameters = list(network.parameters())
         return torch.optim.Adam(
-            network.parameters(), config.learning_rate, eps=config.optimizer_eps, fused=True
+            parameters,
+            config.learning_rate,
+            eps=config.optimizer_eps,
+            fused=True,
+            capturable=parameters[0].is_cuda,
         )
     return CentredRMSprop(
         network.parameters(), config.learning_rate, config.rmsprop_decay, config.optimizer_eps

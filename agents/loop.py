@@ -6,7 +6,7 @@ yields after each vector step is all there is to tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
@@ -81,13 +81,15 @@ def train(
     step: int = 0,
     updates: int = 0,
     credit: float = 0.0,
+    learner: Callable[[], dict[str, Tensor]] | None = None,
 ) -> Iterator[Tick]:
     """Step `env` from agent step `step` to `steps`, learning beside it; a Tick a vector step.
 
     The replay must hold the newest frame of each lane (`replay.reset` or a restored one). The
     learner works while the environments step: an update due at a step sees what came before that
     step. It starts once the replay holds `learning_starts` frames, also after a resume without
-    the replay. One update is due every `update_every` agent steps, over all environments.
+    the replay. One update is due every `update_every` agent steps, over all environments, and
+    `learner` makes it where one is given (`agents.graph.Step`).
     """
     seconds = dict.fromkeys(("act", "environment", "replay", "sample", "update", "priorities"), 0.0)
     metrics: dict[str, Tensor] = {}
@@ -101,8 +103,13 @@ def train(
         started = _spend(seconds, "act", started)
         env.send(action)
         started = _spend(seconds, "environment", started)
-        if len(replay) >= learning_starts and replay.sampleable:
+        if len(replay) >= learning_starts and replay.ready:
             credit += env.num_envs / update_every
+        while credit >= 1 and learner is not None:
+            metrics = learner()
+            started = _spend(seconds, "update", started)
+            updates += 1
+            credit -= 1
         while credit >= 1:
             batch = replay.sample(batch_size, agent.beta).to(agent.device)
             started = _spend(seconds, "sample", started)

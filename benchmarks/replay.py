@@ -47,7 +47,7 @@ def sightline() -> Step:
     given = {batch: torch.from_numpy(errors(batch)) for batch in BATCHES}
 
     def step(batch: int) -> None:
-        index, _ = replay.tree.draw(replay.generator.random(batch), BETA)
+        index, _ = replay.store.tree.draw(replay.store.generator.random(batch), BETA)
         replay.update(torch.from_numpy(index), given[batch])
 
     return step

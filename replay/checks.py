@@ -39,10 +39,40 @@ def field_bytes(value: Field) -> int:
     return math.prod(value.shape) * np.dtype(value.dtype).itemsize
 
 
+def ring_bytes(observation: dict[str, Field], action: Field, size: int) -> int:
+    """Bytes of `size` slots: frames, action, reward, flag, age and priority."""
+    return size * (sum(map(field_bytes, (*observation.values(), action))) + 4 + 1 + 1 + 4)
+
+
 def whole(name: str, value: int) -> None:
     """Refuse what is no whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+def choice(name: str, value: str, known: Sequence[str]) -> str:
+    """`value`, if it is one of `known`; else a ValueError that names the nearest."""
+    if value not in known:
+        near = get_close_matches(str(value), known, n=1, cutoff=0)[0]
+        raise ValueError(f"{name} is {value!r}; try {near!r}, of {', '.join(known)}")
+    return value
+
+
+def device(value: torch.device | str) -> torch.device:
+    """`value` as a device that is there, with its number; ValueError for another."""
+    try:
+        found = torch.device(value)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device is {value!r}; try 'cpu', 'cuda' or 'cuda:0'") from None
+    if found.type != "cuda":
+        return found
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = found.index if found.index is not None else 0
+    if number >= count:
+        raise ValueError(f"device is {str(value)!r}, and torch sees {count} CUDA GPUs; try 'cpu'")
+    return torch.device(
+        "cuda", found.index if found.index is not None else torch.cuda.current_device()
+    )
 
 
 def array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: str) -> Array:
@@ -55,16 +85,14 @@ def array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: str) -> Ar
     return np.require(found, dtype, ["C", "W"])
 
 
-def column(name: str, value: torch.Tensor, dtype: torch.dtype) -> Array:
-    """A tensor (N,) as a contiguous NumPy array of `dtype`."""
+def column(name: str, value: torch.Tensor, whole: bool) -> None:
+    """Refuse what is no tensor (N,), or where `whole` numbers are asked for, holds others."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; give a tensor")
     if value.ndim != 1:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (N,)")
-    if dtype == torch.int64 and (value.is_floating_point() or value.dtype == torch.bool):
-        raise ValueError(f"{name} has dtype {value.dtype}; expected {dtype}")
-    found: Array = value.detach().to("cpu", dtype).contiguous().numpy()
-    return found
+    if whole and (value.is_floating_point() or value.dtype == torch.bool):
+        raise ValueError(f"{name} has dtype {value.dtype}; expected {torch.int64}")
 
 
 def lanes(value: Lanes, count: int) -> NDArray[np.int64]:

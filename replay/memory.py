@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -60,14 +61,22 @@ def available_bytes() -> int:
     return max(least, 0)
 
 
-def require(capacity: int, needed: int) -> None:
+def device_bytes(device: torch.device) -> int:
+    """Bytes that a CUDA device can still give: free ones, and those PyTorch keeps for reuse."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
+def require(capacity: int, needed: int, device: torch.device | None = None) -> None:
     """MemoryError if `needed` bytes, for `capacity` transitions, are not there to take."""
-    free = available_bytes()
+    on_cuda = device is not None and device.type == "cuda"
+    free = device_bytes(device) if device is not None and on_cuda else available_bytes()
     if needed <= free:
         return
     fits = int(capacity * free / needed * 0.95)
     advice = f"a capacity of {fits:,} fits" if fits > 0 else "no capacity fits"
+    place = f" on {device}" if on_cuda else ""
     raise MemoryError(
         f"a replay of {capacity:,} transitions needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB "
-        f"are available; {advice}"
+        f"are available{place}; {advice}"
     )

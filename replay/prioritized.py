@@ -5,72 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from replay import checks, memory, snapshot
+from replay import checks, snapshot
 from replay.checks import Frames, Lanes
-from replay.ring import Ring, Slots
-from replay.tree import TINY, PriorityTree
+from replay.ring import Slots
+from replay.store import Store
 from replay.types import Batch, Field, Observation, Spec
 
-
-@njit(nogil=True, inline="always")
-def _leaf(priority, alpha):  # type: ignore[no-untyped-def]
-    """p^alpha, and never the 0 that says that a row is not open."""
-    return max(np.float32(np.float64(priority) ** alpha), TINY)
-
-
-@njit("void(f4[::1], f8, f4[::1])", nogil=True, cache=True)
-def _leaves(priority, alpha, out):  # type: ignore[no-untyped-def]
-    for i in range(priority.size):
-        out[i] = _leaf(priority[i], alpha)
-
-
-@njit(
-    "UniTuple(i8, 2)(i8[::1], f4[::1], i8[::1], f4[::1], f4[::1], f8, f8, f4[::1], i8[::1],"
-    " f4[::1])",
-    nogil=True,
-    cache=True,
-)
-def _refresh(  # type: ignore[no-untyped-def]
-    row, error, written, leaves, priority, alpha, eps, greatest, slots, out
-):
-    """New priorities of rows; fills slots and leaves, and counts them and the NaNs.
-
-    With nothing changed, (-1, position) for a row that no lane has written yet.
-    """
-    lanes = written.size
-    rows = priority.size // lanes
-    for i in range(row.size):
-        if row[i] < 0 or row[i] // lanes >= written[row[i] % lanes]:
-            return -1, i
-    kept = 0
-    nans = 0
-    # The leaves wait for a second pass: an infinite error gets this batch's greatest priority too.
-    for i in range(row.size):
-        if np.isnan(error[i]):
-            nans += 1
-            continue
-        time = row[i] // lanes
-        lane = row[i] - time * lanes
-        slot = (time % rows) * lanes + lane
-        if alpha == 0 or time < written[lane] - rows or leaves[slot] == 0:
-            continue
-        value = np.float32(min(np.float64(abs(error[i])) + eps, np.inf))
-        if value < np.inf:
-            greatest[0] = max(greatest[0], value)
-        slots[kept] = slot
-        out[kept] = max(value, TINY)
-        kept += 1
-    for i in range(kept):
-        value = min(out[i], greatest[0])
-        priority[slots[i]] = value
-        out[i] = _leaf(value, alpha)
-    return kept, nans
+BACKENDS = ("auto", "numba", "triton", "torch")
 
 
 class PrioritizedReplay:
@@ -85,8 +33,13 @@ class PrioritizedReplay:
         gamma: discount per step, in [0, 1].
         alpha: exponent of the priorities, in [0, 1].
         eps: added to |error|, above 0, so that no transition is lost.
-        seed: of the sampling, NumPy's PCG64.
-        device: where it lives; "cpu".
+        prioritization: "proportional", by p^alpha, or "rank", by rank^-alpha among all sampleable
+            rows, where equal priorities share the best rank; ranks are sorted now and then.
+        weights: over the greatest in the "batch", or in the whole memory ("global").
+        seed: of the sampling: NumPy's PCG64 with numba, else a Philox counter on the device.
+        device: where it lives, and its batches: "cpu", "cuda", "cuda:1" ...
+        backend: what does the work: "numba" on the CPU, "triton" on CUDA, "torch" anywhere, slowly;
+            "auto" takes the first that serves the device.
 
     Raises:
         ValueError: an argument out of its range, with the least capacity where that is too small.
@@ -94,6 +47,10 @@ class PrioritizedReplay:
 
     A new transition gets the greatest priority so far (Schaul et al. 2016, algorithm 1), which
     starts at 1. Methods may be called from several threads; they wait for one another.
+
+    On a CUDA device `add`, `latest`, `sample` and `update` put work into the current stream and
+    return; none waits for the device, so what only the device knows is not checked there: a row
+    that no batch could have had is dropped by `update` like one that was overwritten.
     """
 
     def __init__(
@@ -107,11 +64,12 @@ class PrioritizedReplay:
         gamma: float = 0.99,
         alpha: float = 0.6,
         eps: float = 1e-6,
+        prioritization: str = "proportional",
+        weights: str = "batch",
         seed: int = 0,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
+        backend: str = "auto",
     ) -> None:
-        if str(device) != "cpu":
-            raise ValueError(f"device is {str(device)!r}; this replay lives on 'cpu' alone")
         for name, number in (("capacity", capacity), ("lanes", lanes), ("n_step", n_step)):
             checks.whole(name, number)
         for name, share in (("gamma", gamma), ("alpha", alpha)):
@@ -134,40 +92,54 @@ class PrioritizedReplay:
                 f"capacity is {capacity}; {lanes} lanes with stack {least - n_step - 1} and n_step "
                 f"{n_step} need at least {(least - 1) * lanes + 1}"
             )
-        size = rows * lanes
-        per_slot = sum(map(checks.field_bytes, (*spec.values(), action)))
-        per_slot += 4 + 1 + 1 + 4  # reward, flag, age, priority
-        memory.require(capacity, size * per_slot + PriorityTree.bytes_for(size))
-
+        checks.choice("prioritization", prioritization, ("proportional", "rank"))
+        checks.choice("weights", weights, ("batch", "global"))
         self.capacity = int(capacity)
         self.alpha = float(alpha)
         self.eps = float(eps)
-        self.sampleable = 0
-        self.nan_count = 0
-        self.ring = Ring(
-            capacity, spec, action, lanes=int(lanes), n_step=int(n_step), gamma=float(gamma)
-        )
-        self.tree = PriorityTree(size)
-        self.priority = np.zeros(size, np.float32)
-        self.greatest = np.ones(1, np.float32)
-        self.generator = np.random.Generator(np.random.PCG64(seed))
+        self.store: Store = _store(
+            checks.device(device), checks.choice("backend", backend, BACKENDS),
+            capacity=self.capacity, observation=spec, action=action, lanes=int(lanes),
+            n_step=int(n_step), gamma=float(gamma), alpha=self.alpha, eps=self.eps, seed=int(seed),
+            ranked=prioritization == "rank", overall=weights == "global",
+        )  # fmt: skip
         self._every_lane = np.arange(lanes)
         self.ancestors: set[str] = set()  # snapshots that this state grew out of
         self._lock = Lock()
 
     @property
+    def device(self) -> torch.device:
+        """Where the batches come from."""
+        return self.store.device
+
+    @property
+    def sampleable(self) -> int:
+        """Rows that can be sampled. On a CUDA device asking waits for it; `ready` seldom does."""
+        return self.store.sampleable
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a row to sample, or on a CUDA device, whether there ever was."""
+        return self.store.ready
+
+    @property
+    def nan_count(self) -> int:
+        """NaN errors that `update` skipped. On a CUDA device asking waits for it."""
+        return self.store.nan_count
+
+    @property
     def lanes(self) -> int:
         """Environments that write."""
-        return self.ring.lanes
+        return self.store.lanes
 
     def __len__(self) -> int:
         """Frames held, of all lanes; some of them can't start a transition."""
-        return len(self.ring)
+        return int(np.minimum(self.store.written, self.store.rows).sum())
 
     @property
     def nbytes(self) -> int:
         """Bytes of everything, as if full; the system hands pages out as they are written."""
-        return self.ring.nbytes + self.tree.nbytes + self.priority.nbytes
+        return self.store.nbytes
 
     @property
     def bytes_per_transition(self) -> float:
@@ -181,10 +153,10 @@ class PrioritizedReplay:
         """
         with self._lock:
             chosen = self._chosen(lanes)
-            frames = checks.frames(frame, self.ring.observation, self.single, chosen.size)
+            frames = checks.frames(frame, self.store.observation, self.single, chosen.size)
             nothing = np.zeros(chosen.size, np.float32)
             never = np.zeros(chosen.size, np.bool_)
-            self._mark(*self.ring.write(chosen, frames, None, nothing, never, never))
+            self.store.write(chosen, frames, None, nothing, never, never)
 
     def add(
         self,
@@ -207,8 +179,8 @@ class PrioritizedReplay:
         with self._lock:
             chosen = self._chosen(lanes)
             count = chosen.size
-            frames = checks.frames(frame, self.ring.observation, self.single, count)
-            field = self.ring.action_field
+            frames = checks.frames(frame, self.store.observation, self.single, count)
+            field = self.store.action
             actions = checks.array("action", action, (count, *field.shape), field.dtype)
             rewards: NDArray[np.float32] = checks.array("reward", reward, (count,), "float32")
             ended: NDArray[np.bool_] = checks.array("terminated", terminated, (count,), "bool")
@@ -217,42 +189,47 @@ class PrioritizedReplay:
             if not finite.all():
                 raise ValueError(f"reward is {rewards[~finite][0]}; it must be finite")
             self._require_begun(chosen)
-            self._mark(*self.ring.write(chosen, frames, actions, rewards, ended, cut))
+            self.store.write(chosen, frames, actions, rewards, ended, cut)
 
     def latest(self) -> Observation:
         """What to act on: (lanes, *stacked_shape) of the newest frames, oldest first."""
         with self._lock:
             self._require_begun(self._every_lane)
-            return self._plain(self.ring.stacks(self.ring.newest()))
+            return self._plain(self.store.latest())
 
-    def sample(self, batch_size: int, beta: float = 1.0) -> Batch:
+    def sample(self, batch_size: int, beta: float | Tensor = 1.0) -> Batch:
         """Draw transitions in proportion to their leaves, one from each stratum of the mass.
 
         Schaul et al. 2016, sections 3.3 and 3.4; beta in [0, 1] corrects the bias by importance
-        weights (N P)^-beta over the greatest in the batch. ValueError while nothing is sampleable.
+        weights (N P)^-beta over the greatest in the batch (or the memory). ValueError while
+        nothing is sampleable. On a device beta may be a tensor (1,) float64 there, which a
+        captured CUDA graph reads anew each time.
         """
         checks.whole("batch_size", batch_size)
-        if not 0 <= beta <= 1:
+        if not isinstance(beta, Tensor) and not 0 <= beta <= 1:
             raise ValueError(f"beta is {beta}; it must lie in [0, 1]")
+        if isinstance(beta, Tensor) and (beta.dtype != torch.float64 or beta.numel() != 1):
+            raise ValueError(
+                f"beta has shape {tuple(beta.shape)} and dtype {beta.dtype}; expected (1,) float64"
+            )
         with self._lock:
-            if not self.sampleable:
+            if not self.store.ready:
                 raise ValueError(
                     f"none of the {len(self)} frames can start a transition yet; add at least "
-                    f"{self.ring.n_step} steps, or the end of an episode, first"
+                    f"{self.store.n_step} steps, or the end of an episode, first"
                 )
-            slots, weight = self.tree.draw(self.generator.random(batch_size), beta)
-            rows = self.ring.follow(slots)
-            return Batch(
-                observation=self._plain(self.ring.stacks(slots)),
-                action=self.ring.actions_at(rows.after),
-                reward=torch.from_numpy(rows.reward),
-                discount=torch.from_numpy(rows.discount),
-                next_observation=self._plain(self.ring.stacks(rows.bootstrap)),
-                weight=torch.from_numpy(weight),
-                index=torch.from_numpy(rows.row),
-            )
+            drawn = self.store.sample(batch_size, beta)
+        return Batch(
+            observation=self._plain(drawn.observation),
+            action=drawn.action,
+            reward=drawn.reward,
+            discount=drawn.discount,
+            next_observation=self._plain(drawn.next_observation),
+            weight=drawn.weight,
+            index=drawn.row,
+        )
 
-    def update(self, index: torch.Tensor, error: torch.Tensor) -> None:
+    def update(self, index: Tensor, error: Tensor) -> None:
         """Give the rows `index` (N,) int64 of a batch the priorities |`error`| + eps, (N,).
 
         Rows that were overwritten meanwhile are dropped, and of duplicates the last wins. A NaN
@@ -260,22 +237,12 @@ class PrioritizedReplay:
         priority so far, this call's included. With alpha = 0 only NaNs are counted. ValueError,
         with nothing changed, for shapes that differ or an index that was never handed out.
         """
-        row = checks.column("index", index, torch.int64)
-        values = checks.column("error", error, torch.float32)
-        if row.shape != values.shape:
-            raise ValueError(f"index holds {row.size} rows, error {values.size}; they must agree")
+        checks.column("index", index, whole=True)
+        checks.column("error", error, whole=False)
+        if index.shape != error.shape:
+            raise ValueError(f"index holds {len(index)} rows, error {len(error)}; they must agree")
         with self._lock:
-            slots = np.empty(row.size, np.int64)
-            leaf = np.empty(row.size, np.float32)
-            kept, count = _refresh(
-                row, values, self.ring.written, self.tree.leaves, self.priority, self.alpha,
-                self.eps, self.greatest, slots, leaf,
-            )  # fmt: skip
-            if kept < 0:
-                raise ValueError(f"index holds {row[count]}, a row that no batch could have had")
-            self.nan_count += count
-            if kept:
-                self.tree.set(slots[:kept], leaf[:kept])
+            self.store.update(index, error)
 
     def save(self, folder: Path, previous: Path | None = None) -> None:
         """Write the whole state into `folder`, linking what the snapshot `previous` holds already.
@@ -290,33 +257,6 @@ class PrioritizedReplay:
         with self._lock:
             snapshot.load(self, Path(folder))
 
-    def rebuild(self) -> None:
-        """Work out from the ring which rows are open, and their leaves, after a load."""
-        self.ring.restore_pending()
-        is_open = self.ring.open_slots()
-        # A start that an other n_step left closed has no priority yet: it counts as new.
-        new = is_open & (self.priority == 0)
-        self.priority[new] = self.greatest[0]
-        self.priority[~is_open] = 0
-        leaf = np.empty(self.priority.size, np.float32)
-        _leaves(self.priority, self.alpha, leaf)
-        leaf[~is_open] = 0
-        self.tree.fill(leaf)
-        self.sampleable = int(is_open.sum())
-
-    def _mark(self, opened: Slots, closed: Slots) -> None:
-        """Keep leaves, priorities and the count in step with what the ring opened and closed."""
-        if closed.size:
-            self.priority[closed] = 0
-            self.tree.set(closed, np.zeros(closed.size, np.float32))
-        if opened.size:
-            priority = np.full(opened.size, self.greatest[0])
-            leaf = np.empty(opened.size, np.float32)
-            _leaves(priority, self.alpha, leaf)
-            self.priority[opened] = priority
-            self.tree.set(opened, leaf)
-        self.sampleable += opened.size - closed.size
-
     def _plain(self, stacks: dict[str, torch.Tensor]) -> Observation:
         return stacks["frame"] if self.single else stacks  # one Field goes without its name
 
@@ -326,6 +266,22 @@ class PrioritizedReplay:
         return checks.lanes(lanes, self.lanes)
 
     def _require_begun(self, chosen: Slots) -> None:
-        begun = self.ring.written[chosen] > 0
+        begun = self.store.written[chosen] > 0
         if not begun.all():
             raise ValueError(f"lane {chosen[~begun][0]} has no first frame yet; call reset first")
+
+
+def _store(device: torch.device, backend: str, **content: Any) -> Store:
+    """The store for a device; ValueError for a backend that does not serve it."""
+    if backend == "auto" and device.type == "cpu":
+        backend = "numba"
+    if backend == "numba":
+        if device.type != "cpu":
+            raise ValueError(f"backend is 'numba', which serves the cpu alone, and not {device}")
+        from replay.host import HostStore
+
+        return HostStore(**content)
+    from replay.device import DeviceStore, kernels_for
+
+    kernels = kernels_for(device) if backend == "auto" else backend
+    return DeviceStore(**content, device=device, kernels=kernels)

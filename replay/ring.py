@@ -244,35 +244,53 @@ class Ring:
 
     def open_slots(self) -> NDArray[np.bool_]:
         """Mask (rows * lanes,) of the open starts, worked out anew from flags, ages and cursors."""
-        mask = np.zeros((self.rows, self.lanes), np.bool_)
-        for lane in range(self.lanes):
-            end = int(self.written[lane])
-            time = np.arange(max(0, end - self.rows), end)
-            slot = time % self.rows * self.lanes + lane
-            final = self.flags[slot] != 0
-            # First flag at or after each time; a time past the end where none has come yet.
-            flagged = np.where(final, time, np.iinfo(np.int64).max)
-            ends = np.minimum.accumulate(flagged[::-1])[::-1]
-            complete = (ends < end) | (time + self.n_step < end)
-            history = time - np.minimum(self._reach, self.ages[slot]) >= end - self.rows
-            mask[time % self.rows, lane] = ~final & complete & history
-        return mask.reshape(-1)
+        return open_slots(self.written, self.flags, self.ages, self.n_step, self._reach)
 
     def restore_pending(self) -> None:
         """Work out `pending` anew from flags and cursors, after the arrays were replaced."""
-        for lane in range(self.lanes):
-            end = int(self.written[lane])
-            first = max(0, end - self.n_step)
-            for time in range(first, end):
-                if self.flags[time % self.rows * self.lanes + lane]:
-                    first = time + 1
-            self.pending[lane] = first
+        self.pending[:] = first_pending(self.written, self.flags, self.n_step)
 
     def _gather(self, source: Array, field: Field, slots: Slots) -> torch.Tensor:
         out = self._recycler.empty((slots.size, *field.stacked_shape), field.dtype)
         size = source.size // self.ages.size
         gather(source, slots, size, field.stack, self.lanes, self.ages, _as_bytes(out))
         return torch.from_numpy(out)
+
+
+def open_slots(
+    written: Slots, flags: NDArray[np.uint8], ages: NDArray[np.uint8], n_step: int, reach: int
+) -> NDArray[np.bool_]:
+    """Mask (rows * lanes,) of the open starts; `reach` is the longest stack less one."""
+    lanes = written.size
+    rows = flags.size // lanes
+    mask = np.zeros((rows, lanes), np.bool_)
+    for lane in range(lanes):
+        end = int(written[lane])
+        time = np.arange(max(0, end - rows), end)
+        slot = time % rows * lanes + lane
+        final = flags[slot] != 0
+        # First flag at or after each time; a time past the end where none has come yet.
+        flagged = np.where(final, time, np.iinfo(np.int64).max)
+        ends = np.minimum.accumulate(flagged[::-1])[::-1]
+        complete = (ends < end) | (time + n_step < end)
+        history = time - np.minimum(reach, ages[slot]) >= end - rows
+        mask[time % rows, lane] = ~final & complete & history
+    return mask.reshape(-1)
+
+
+def first_pending(written: Slots, flags: NDArray[np.uint8], n_step: int) -> Slots:
+    """Each lane's (lanes,) first time of a start that still waits for its n steps."""
+    lanes = written.size
+    rows = flags.size // lanes
+    found = np.zeros(lanes, np.int64)
+    for lane in range(lanes):
+        end = int(written[lane])
+        first = max(0, end - n_step)
+        for time in range(first, end):
+            if flags[time % rows * lanes + lane]:
+                first = time + 1
+        found[lane] = first
+    return found
 
 
 def _as_bytes(array: Array) -> NDArray[np.uint8]:

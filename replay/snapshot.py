@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from replay import generators
+from replay.store import Store
 from replay.types import Field
 
 if TYPE_CHECKING:
     from replay.prioritized import PrioritizedReplay
-    from replay.ring import Ring
 
 SCHEMA = 1
 MANIFEST = "replay.json"
@@ -81,7 +82,8 @@ def save(replay: PrioritizedReplay, folder: Path, previous: Path | None) -> None
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / MANIFEST).exists():
         raise FileExistsError(f"{folder} holds a snapshot already; save into a new folder")
-    ring = replay.ring
+    store = replay.store
+    store.settle()
     known: dict[str, Any] = {}
     if previous is not None:
         try:
@@ -91,24 +93,21 @@ def save(replay: PrioritizedReplay, folder: Path, previous: Path | None) -> None
         if before["id"] in replay.ancestors:
             known = {chunk["signature"]: chunk for chunk in before["chunks"]}
     chunks = []
-    for number, (first, last) in enumerate(_ranges(ring)):
-        signature = _signature(ring, first, last)
+    for number, (first, last) in enumerate(_ranges(store, store.written)):
+        signature = _signature(store, first, last)
         name = f"chunk-{number:05d}.zst"
         found = known.get(signature)
         if found is None or previous is None or not _link(previous, found, folder / name):
-            found = _write_chunk(ring, first, last, folder / name)
+            found = _write_chunk(store, first, last, folder / name)
         chunks.append({**found, "file": name, "signature": signature})
     manifest = {
         "schema": SCHEMA,
         "id": uuid.uuid4().hex,
         "capacity": replay.capacity,
-        "lanes": ring.lanes,
-        "fields": _fields(ring),
-        "written": ring.written.tolist(),
-        "greatest": float(replay.greatest[0]),
-        "nan_count": replay.nan_count,
-        "generator": replay.generator.bit_generator.state,
-        "state": _write_state(folder, replay.priority),
+        "lanes": store.lanes,
+        "fields": _fields(store),
+        **store.counters(),
+        "state": _write_state(folder, store.priorities()),
         "chunks": chunks,
     }
     text = json.dumps({**manifest, "crc32": _crc(manifest)}, indent=1)
@@ -126,80 +125,74 @@ def load(replay: PrioritizedReplay, folder: Path) -> None:
     is damaged or does not fit, with `replay` as it was.
     """
     manifest = _manifest(folder)
-    ring = replay.ring
+    store = replay.store
     for key, ours in (
         ("capacity", replay.capacity),
-        ("lanes", ring.lanes),
-        ("fields", _fields(ring)),
+        ("lanes", store.lanes),
+        ("fields", _fields(store)),
     ):
         if manifest[key] != ours:
             raise ValueError(f"{folder} holds a replay of {key} {manifest[key]}; expected {ours}")
-    written, generator = _numbers(folder / MANIFEST, manifest, ring.lanes)
-    ranges = list(_ranges(ring, written))
+    written = _numbers(folder / MANIFEST, manifest, store.lanes)
+    ranges = list(_ranges(store, written))
     if len(ranges) != len(manifest["chunks"]):
         raise ValueError(f"{folder / MANIFEST} is damaged: it needs {len(ranges)} chunks")
     for entry in (manifest["state"], *manifest["chunks"]):
         _verify(folder / entry["file"], entry)
-    priority = _read_state(folder / manifest["state"]["file"], replay.priority.size)
+    priority = _read_state(folder / manifest["state"]["file"], store.rows * store.lanes)
 
     # From here on only a file that changes under our hands can fail; the replay is empty then.
-    ring.written[:] = 0
-    replay.rebuild()
+    store.clear()
     for (first, last), entry in zip(ranges, manifest["chunks"], strict=True):
-        _read_chunk(ring, first, last, folder / entry["file"])
-    ring.written[:] = written
-    replay.priority[:] = priority
-    replay.greatest[0] = manifest["greatest"]
-    replay.nan_count = manifest["nan_count"]
-    replay.generator = np.random.Generator(generator)
+        _read_chunk(store, first, last, folder / entry["file"])
+    store.restore(manifest, priority)
     replay.ancestors = {manifest["id"]}
-    replay.rebuild()
 
 
-def _ranges(ring: Ring, written: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int]]:
+def _ranges(store: Store, written: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Rows of each chunk, as far as any lane has written."""
-    counts = ring.written if written is None else written
-    used = int(min(counts.max(), ring.rows))
-    step = max(1, _CHUNK_SLOTS // ring.lanes)
+    used = int(min(written.max(), store.rows))
+    step = max(1, _CHUNK_SLOTS // store.lanes)
     for first in range(0, used, step):
         yield first, min(first + step, used)
 
 
-def _signature(ring: Ring, first: int, last: int) -> str:
+def _signature(store: Store, first: int, last: int) -> str:
     """Digest of which step each slot holds, and of the flags.
 
     A slot is written once a lap, and later only its flag can change, when a reset ends an episode:
     within one replay's history equal signatures mean equal slots.
     """
-    newest = ring.written[None] - 1
-    times = newest - (newest - np.arange(first, last)[:, None]) % ring.rows
-    slots = slice(first * ring.lanes, last * ring.lanes)
+    newest = store.written[None] - 1
+    times = newest - (newest - np.arange(first, last)[:, None]) % store.rows
     digest = hashlib.blake2b(np.ascontiguousarray(times).tobytes(), digest_size=16)
-    digest.update(ring.flags[slots].tobytes())
+    digest.update(store.read("flag", first * store.lanes, last * store.lanes).tobytes())
     return digest.hexdigest()
 
 
-def _write_chunk(ring: Ring, first: int, last: int, path: Path) -> dict[str, Any]:
+def _write_chunk(store: Store, first: int, last: int, path: Path) -> dict[str, Any]:
     sink = _Sink(path)
-    slots = slice(first * ring.lanes, last * ring.lanes)
     compressor = zstandard.ZstdCompressor(level=_LEVEL)
     with compressor.stream_writer(sink, closefd=False) as stream:  # type: ignore[arg-type]
-        for array in ring.arrays.values():
-            stream.write(array[slots].reshape(-1).view(np.uint8).data)
+        for name in store.arrays:
+            array = store.read(name, first * store.lanes, last * store.lanes)
+            stream.write(array.reshape(-1).view(np.uint8).data)
     return sink.close()
 
 
-def _read_chunk(ring: Ring, first: int, last: int, path: Path) -> None:
-    slots = slice(first * ring.lanes, last * ring.lanes)
+def _read_chunk(store: Store, first: int, last: int, path: Path) -> None:
+    slots = first * store.lanes, last * store.lanes
     try:
         with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-            for array in ring.arrays.values():
-                view = array[slots].reshape(-1).view(np.uint8).data
+            for name in store.arrays:
+                array = store.blank(name, *slots)
+                view = array.reshape(-1).view(np.uint8).data
                 while view:
                     count = stream.readinto(view[:_BLOCK])
                     if not count:
                         raise ValueError(f"{path} is damaged: it ends too soon")
                     view = view[count:]
+                store.put(name, *slots, array)
             if stream.read(1):
                 raise ValueError(f"{path} is damaged: it holds more than its slots")
     except zstandard.ZstdError as error:
@@ -256,14 +249,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _numbers(
-    path: Path, manifest: dict[str, Any], lanes: int
-) -> tuple[NDArray[np.int64], np.random.PCG64]:
-    """Write counts (lanes,) and generator of a manifest, or ValueError for what can't be."""
-    generator = np.random.PCG64()
+def _numbers(path: Path, manifest: dict[str, Any], lanes: int) -> NDArray[np.int64]:
+    """Write counts (lanes,) of a manifest; ValueError if they or its other numbers can't be."""
     try:
         written = np.array(manifest["written"], np.int64)
-        generator.state = manifest["generator"]
+        generators.check(manifest["generator"])
         right = written.shape == (lanes,) and 0 <= written.min() <= written.max() < 1 << 52
         right = right and 0 < float(manifest["greatest"]) < float("inf")
         right = right and int(manifest["nan_count"]) >= 0
@@ -271,7 +261,7 @@ def _numbers(
         right = False
     if not right:
         raise ValueError(f"{path} is damaged: its counts or its generator's state can't be")
-    return written, generator
+    return written
 
 
 def _crc(manifest: dict[str, Any]) -> int:
@@ -296,9 +286,9 @@ def _verify(path: Path, entry: dict[str, Any]) -> None:
         raise ValueError(f"{path} is damaged: its checksum does not match")
 
 
-def _fields(ring: Ring) -> dict[str, Any]:
+def _fields(store: Store) -> dict[str, Any]:
     """Names, shapes and dtypes of what is stored; a stack is only a way to read it."""
-    every: dict[str, Field] = {**ring.observation, "action": ring.action_field}
+    every: dict[str, Field] = {**store.observation, "action": store.action}
     return {
         name: {"shape": list(field.shape), "dtype": str(np.dtype(field.dtype))}
         for name, field in every.items()

@@ -121,19 +121,19 @@ def test_new_rows_get_the_greatest_priority() -> None:
     replay = filled()
     replay.update(torch.tensor([3, 4]), torch.tensor([-8.0, 2.0]))
     replay.add([np.float32(0)], [0], [0.0], [False], [False])
-    assert replay.tree.leaves[[3, 4, 5, 50]] == pytest.approx([8.001, 2.001, 1, 8.001])
+    assert replay.store.tree.leaves[[3, 4, 5, 50]] == pytest.approx([8.001, 2.001, 1, 8.001])
 
 
 def test_duplicates_and_stale_rows() -> None:
     replay = filled()
     replay.update(torch.tensor([3, 9, 3]), torch.tensor([8.0, 1.0, 2.0]))
-    assert replay.tree.leaves[3] == pytest.approx(2.001)
-    assert replay.tree.total == pytest.approx(48 + 1.001 + 2.001)
+    assert replay.store.tree.leaves[3] == pytest.approx(2.001)
+    assert replay.store.tree.total == pytest.approx(48 + 1.001 + 2.001)
     for _ in range(60):
         replay.add([np.float32(0)], [0], [0.0], [False], [False])
-    before = replay.tree.leaves.copy()
+    before = replay.store.tree.leaves.copy()
     replay.update(torch.tensor([3, 110 - 60]), torch.tensor([99.0, 99.0]))
-    assert np.array_equal(before, replay.tree.leaves)
+    assert np.array_equal(before, replay.store.tree.leaves)
 
 
 def test_nan_zero_and_infinite_errors() -> None:
@@ -141,19 +141,19 @@ def test_nan_zero_and_infinite_errors() -> None:
     errors = torch.tensor([math.nan, 0.0, math.inf, 5.0, -math.inf])
     replay.update(torch.arange(5), errors)
     assert replay.nan_count == 1
-    assert replay.tree.leaves[:5] == pytest.approx([1, 0.001, 5.001, 5.001, 5.001])
+    assert replay.store.tree.leaves[:5] == pytest.approx([1, 0.001, 5.001, 5.001, 5.001])
     replay.update(torch.tensor([7]), torch.tensor([math.inf]))
-    assert replay.tree.leaves[7] == pytest.approx(5.001)
-    assert np.isfinite(replay.tree.total)
-    assert replay.sampleable == np.count_nonzero(replay.tree.leaves) == 50
+    assert replay.store.tree.leaves[7] == pytest.approx(5.001)
+    assert np.isfinite(replay.store.tree.total)
+    assert replay.sampleable == np.count_nonzero(replay.store.tree.leaves) == 50
 
 
 def test_error_too_small_for_a_float_keeps_its_row() -> None:
     replay = PrioritizedReplay(60, SCALAR, alpha=1.0, eps=1e-300)
     play(replay, [0.0] * 50)
     replay.update(torch.arange(50), torch.zeros(50))
-    assert replay.sampleable == np.count_nonzero(replay.tree.leaves) == 50
-    assert (replay.priority[:50] > 0).all()  # a load takes 0 for a row that never had one
+    assert replay.sampleable == np.count_nonzero(replay.store.tree.leaves) == 50
+    assert (replay.store.priority[:50] > 0).all()  # a load takes 0 for a row that never had one
     weight = replay.sample(50).weight
     assert bool((weight > 0).all()) and float(weight.max()) == 1
 
@@ -162,7 +162,7 @@ def test_alpha_zero_ignores_errors_and_counts_nans() -> None:
     replay = filled(alpha=0.0)
     replay.update(torch.arange(4), torch.tensor([9.0, math.nan, 1e9, 0.0]))
     assert replay.nan_count == 1
-    assert replay.tree.total == 50
+    assert replay.store.tree.total == 50
     assert (replay.sample(64, 0.5).weight == 1).all()
 
 
@@ -298,18 +298,18 @@ def test_bad_steps_change_nothing(change: dict, message: str) -> None:
     replay = PrioritizedReplay(60, SCALAR, lanes=3)
     replay.reset(np.ones(3, np.float32))
     replay.add(**GOOD)
-    state = [a.copy() for a in (*replay.ring.arrays.values(), replay.tree.leaves)]
-    written = replay.ring.written.copy()
+    state = [a.copy() for a in (*replay.store.ring.arrays.values(), replay.store.tree.leaves)]
+    written = replay.store.ring.written.copy()
     with pytest.raises(ValueError, match=message):
         replay.add(**{**GOOD, **change})
-    after = [*replay.ring.arrays.values(), replay.tree.leaves]
+    after = [*replay.store.ring.arrays.values(), replay.store.tree.leaves]
     assert all(np.array_equal(a, b) for a, b in zip(state, after, strict=True))
-    assert np.array_equal(written, replay.ring.written) and replay.sampleable == 3
+    assert np.array_equal(written, replay.store.ring.written) and replay.sampleable == 3
 
 
 def test_bad_updates_change_nothing() -> None:
     replay = filled()
-    before = replay.tree.leaves.copy()
+    before = replay.store.tree.leaves.copy()
     one = torch.ones(2)
     for index, error, message in (
         (torch.tensor([1, -1]), one, "index holds -1, a row that no batch"),
@@ -323,7 +323,7 @@ def test_bad_updates_change_nothing() -> None:
             replay.update(index, error)
     with pytest.raises(TypeError, match="error is a list"):
         replay.update(torch.tensor([1]), [1.0])  # type: ignore[arg-type]
-    assert np.array_equal(before, replay.tree.leaves) and replay.nan_count == 0
+    assert np.array_equal(before, replay.store.tree.leaves) and replay.nan_count == 0
     replay.update(torch.empty(0, dtype=torch.int64), torch.empty(0))
 
 
@@ -354,7 +354,10 @@ def test_too_early() -> None:
         ({"alpha": -0.1}, "alpha is -0.1"),
         ({"alpha": math.nan}, "alpha is nan"),
         ({"eps": 0.0}, "eps is 0.0"),
-        ({"device": "cuda"}, "device is 'cuda'; this replay lives on 'cpu'"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', and torch sees . CUDA GPUs; try 'cpu'"),
+        ({"device": "gpu"}, "device is 'gpu'; try 'cpu', 'cuda'"),
+        ({"backend": "trition"}, "backend is 'trition'; try 'triton', of auto"),
+        ({"device": "meta", "backend": "numba"}, "serves the cpu alone, and not meta"),
         ({"observation": {}}, "observation names no field"),
         ({"observation": Field((3,), "float31")}, "float31"),
         ({"observation": Field((3,), "U3")}, "dtype 'U3'; PyTorch knows no such"),
@@ -418,7 +421,9 @@ def test_writer_beside_a_learner() -> None:
             updates += 1
     thread.join()
     assert not wrong and updates > 0
-    is_open = replay.ring.open_slots()
-    assert np.array_equal(is_open, replay.tree.leaves[: is_open.size] > 0)
+    is_open = replay.store.ring.open_slots()
+    assert np.array_equal(is_open, replay.store.tree.leaves[: is_open.size] > 0)
     assert replay.sampleable == is_open.sum()
-    assert replay.tree.total == pytest.approx(math.fsum(replay.tree.leaves.tolist()), rel=1e-12)
+    assert replay.store.tree.total == pytest.approx(
+        math.fsum(replay.store.tree.leaves.tolist()), rel=1e-12
+    )

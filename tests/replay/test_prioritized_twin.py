@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay import Field, PrioritizedReplay
+from replay.ring import open_slots
+from tests.replay.backends import TORCH, TRITON, array, leaves, row_ids
 from tests.replay.reference import NaiveReplay
 
 SINGLE = {"frame": Field((1, 2, 3), "int32", 4)}
@@ -28,12 +31,15 @@ class Pair:
         n_step: int,
         capacity: int,
         alpha: float,
+        **where: str,
     ) -> None:
         self.spec, self.generator, self.lanes = spec, generator, lanes
         self.action = Field((2,), "float32") if lanes % 2 else Field((), "int64")
         options = dict(lanes=lanes, n_step=n_step, gamma=0.9, alpha=alpha, eps=0.01)
         observation = spec.get("frame", spec)
-        self.replay = PrioritizedReplay(capacity, observation, self.action, seed=3, **options)
+        self.replay = PrioritizedReplay(
+            capacity, observation, self.action, seed=3, **options, **where
+        )
         self.twin = NaiveReplay(capacity, spec, **options)
         self.count = np.zeros(lanes, np.int64)
 
@@ -85,42 +91,45 @@ class Pair:
 
     def check(self) -> None:
         expected = self.twin.transitions()
-        leaves = self.replay.tree.leaves[: self.twin.rows * self.lanes]
-        slots = np.flatnonzero(leaves)
-        rows = self.replay.ring.follow(slots).row
+        store, found = self.replay.store, leaves(self.replay)
+        slots = np.flatnonzero(found)
+        rows = row_ids(self.replay, slots)
         assert set(rows.tolist()) == set(expected)
         assert self.replay.sampleable == len(expected) == slots.size
-        assert np.array_equal(np.flatnonzero(self.replay.ring.open_slots()), slots)
+        flags, ages = store.read("flag", 0, found.size), store.read("age", 0, found.size)
+        reach = max(field.stack for field in self.spec.values()) - 1
+        is_open = open_slots(store.written, flags, ages, store.n_step, reach)
+        assert np.array_equal(np.flatnonzero(is_open), slots)
         assert len(self.replay) == sum(min(w, self.twin.rows) for w in self.twin.written)
         assert self.replay.nan_count == self.twin.nan_count
         wanted = self.twin.leaves()
-        np.testing.assert_allclose(leaves[slots], [wanted[r] for r in rows.tolist()], rtol=1e-6)
+        np.testing.assert_allclose(found[slots], [wanted[r] for r in rows.tolist()], rtol=1e-6)
         latest = self.replay.latest()
         self.same(latest, self.twin.latest())
         if not expected:
             return
         # Uniform strata half a row wide hit each row; skewed ones are checked where they fall.
-        batch = self.replay.sample(2 * len(expected), 0.5)
+        batch = self.replay.sample(2 * len(expected), 0.5).to("cpu")
         if self.twin.alpha == 0:
             assert set(batch.index.tolist()) == set(expected)
         share = np.array([wanted[r] for r in batch.index.tolist()], np.float64) ** -0.5
         np.testing.assert_allclose(batch.weight, share / share.max(), rtol=1e-5)
-        found = [expected[row] for row in batch.index.tolist()]
+        drawn = [expected[row] for row in batch.index.tolist()]
         assert batch.action.dtype == getattr(torch, self.action.dtype)
-        np.testing.assert_array_equal(batch.action, [t.action for t in found])
-        np.testing.assert_allclose(batch.reward, [t.reward for t in found], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(batch.discount, [t.discount for t in found], rtol=1e-6)
+        np.testing.assert_array_equal(batch.action, [t.action for t in drawn])
+        np.testing.assert_allclose(batch.reward, [t.reward for t in drawn], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(batch.discount, [t.discount for t in drawn], rtol=1e-6)
         for name in self.spec:
-            stacks = np.stack([t.observation[name] for t in found])
+            stacks = np.stack([t.observation[name] for t in drawn])
             self.same(batch.observation, {name: stacks}, name)
-            stacks = np.stack([t.next_observation[name] for t in found])
+            stacks = np.stack([t.next_observation[name] for t in drawn])
             self.same(batch.next_observation, {name: stacks}, name)
 
     def same(self, ours: object, theirs: dict[str, np.ndarray], only: str | None = None) -> None:
         for name in self.spec if only is None else [only]:
             tensor = ours[name] if isinstance(ours, dict) else ours
             assert tensor.shape[1:] == self.spec[name].stacked_shape
-            np.testing.assert_array_equal(tensor, theirs[name])
+            np.testing.assert_array_equal(array(tensor), theirs[name])
 
 
 @settings(deadline=None, max_examples=80, derandomize=True)
@@ -145,8 +154,14 @@ def test_random_histories(
     generator = np.random.default_rng(seed)
     least = (max(f.stack for f in spec.values()) + n_step) * lanes + 1
     pair = Pair(spec, generator, lanes=lanes, n_step=n_step, capacity=least + spare, alpha=alpha)
-    pair.reset(np.arange(lanes))
-    for _ in range(60):
+    live(pair, steps=60, ending=ending)
+
+
+def live(pair: Pair, steps: int, ending: float) -> None:
+    """A random life, checked now and then."""
+    generator = pair.generator
+    pair.reset(np.arange(pair.lanes))
+    for _ in range(steps):
         roll = generator.random()
         if roll < 0.04:
             pair.reset(pair.some())
@@ -157,3 +172,29 @@ def test_random_histories(
         if generator.random() < 0.25:
             pair.check()
     pair.check()
+
+
+@pytest.mark.parametrize("where", [TORCH, TRITON])
+@pytest.mark.parametrize(
+    "spec, lanes, n_step, ending, alpha",
+    [
+        (SINGLE, 2, 3, 0.15, 0.5),
+        (NAMED, 3, 1, 0.5, 1.0),
+        (SCALAR, 1, 2, 0.02, 0.0),
+    ],
+)
+def test_random_histories_on_a_device(
+    where: dict[str, str],
+    spec: dict[str, Field],
+    lanes: int,
+    n_step: int,
+    ending: float,
+    alpha: float,
+) -> None:
+    for seed in range(1 if where["backend"] == "triton" else 12):
+        generator = np.random.default_rng(seed)
+        capacity = (max(f.stack for f in spec.values()) + n_step + 1 + seed) * lanes
+        pair = Pair(
+            spec, generator, lanes=lanes, n_step=n_step, capacity=capacity, alpha=alpha, **where
+        )
+        live(pair, steps=40, ending=ending)

@@ -1,0 +1,338 @@
+"""The replay and the learner on a CUDA GPU: `python -m benchmarks.gpu [--minutes 9] [--json FILE]`.
+
+One command that stops by itself: graph against eager, microseconds of the replay in a graph,
+learner updates a second, agent steps a second on Breakout, and then training for the time left.
+What fails is told in a line and the rest goes on. `--quick` shrinks everything, to try the script;
+without a GPU it runs on the CPU by plain PyTorch, whose figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.config import TrainConfig, resolve
+from agents.dqn import DQN
+from agents.graph import Step
+from agents.loop import action_field, evaluate, observation_field, train
+from agents.session import build_agent
+from benchmarks.harness import OURS, Row, report
+from configs.dqn import DQNConfig
+from envs import make
+from replay import Field, PrioritizedReplay
+
+ATARI = Field((1, 84, 84), "uint8", 4)
+SHAPE = (4, 84, 84)
+LANES = 64
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    device: str
+    capacities: tuple[int, ...] = (1 << 17, 1 << 20, 1 << 24)
+    batches: tuple[int, ...] = (32, 256, 1024)
+    inside: int = 20  # steps in one graph, so that its launch doesn't count
+    repeats: int = 50
+    updates: int = 1000
+    end_to_end: float = 20.0  # seconds
+    envs: tuple[int, ...] = (32, 128)
+    replay: int = 1_000_000
+    width: float = 1.0
+
+    @property
+    def cuda(self) -> bool:
+        return self.device == "cuda"
+
+    def wait(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+
+def filled(capacity: int, scale: Scale, seed: int = 0) -> PrioritizedReplay:
+    """A full replay of Atari frames with skewed priorities, without the hours of playing."""
+    replay = PrioritizedReplay(
+        capacity, ATARI, lanes=LANES, n_step=3, alpha=0.5, seed=seed, device=scale.device,
+        backend="auto" if scale.cuda else "torch",
+    )  # fmt: skip
+    store = replay.store
+    size = store.rows * store.lanes
+    generator = np.random.default_rng(seed)
+    priority = np.abs(generator.normal(size=size)).astype(np.float32) + np.float32(1e-6)
+    store.state.ages.fill_(255)  # whole stacks, as in the middle of an episode
+    pixels = torch.Generator(replay.device).manual_seed(seed)
+    for words in store.state.frames.values():
+        words[: 1 << 14].random_(generator=pixels)
+    counters = {**store.counters(), "written": [store.rows] * LANES, "greatest": 5.0}
+    store.restore(counters, priority)
+    return replay
+
+
+def agent(batch: int, scale: Scale, precision: str = "fp32", seed: int = 1) -> DQN:
+    config = DQNConfig(batch_size=batch, precision=precision, encoder_width=scale.width)
+    made = DQN(config, SHAPE, 4, device=scale.device, seed=seed)
+    made.beta = 0.6
+    return made
+
+
+def graph_of(work: Callable[[], object], times: int, cuda: bool) -> Callable[[], object]:
+    """`work`, `times` times, as one graph where there is CUDA."""
+
+    def again() -> None:
+        for _ in range(times):
+            work()
+
+    if not cuda:
+        return again
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        again()
+    return graph.replay
+
+
+def seconds(work: Callable[[], object], repeats: int, scale: Scale) -> float:
+    """Median seconds of a call, the device's work included."""
+    times = []
+    for _ in range(repeats + 3):
+        scale.wait()
+        begin = time.perf_counter()
+        work()
+        scale.wait()
+        times.append(time.perf_counter() - begin)
+    return median(times[3:])
+
+
+# ---------------------------------------------------------------------------------------- sections
+
+
+def equality(scale: Scale) -> Iterator[Row]:
+    """Twenty steps by graph and eagerly, from the same seeds: 1 where every bit agrees."""
+    deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        for name, options in (("dqn", {}), ("rainbow", {"noisy": True, "distributional": True})):
+            made, replays = [], []
+            for captured in (True, False):
+                config = DQNConfig(precision="fp32", encoder_width=scale.width, **options)
+                learner = DQN(config, SHAPE, 4, device=scale.device, seed=3)
+                replay = filled(1 << 14, scale)
+                step = Step(learner, replay, 32, graph=captured and scale.cuda)
+                for turn in range(20):
+                    learner.beta = 0.4 + turn / 40
+                    step()
+                made.append(torch.cat([p.detach().flatten() for p in learner.online.parameters()]))
+                replays.append(replay.store.priorities())
+            same = torch.equal(*made) and np.array_equal(*replays)
+            yield Row(f"graph equals eager, {name}, fp32, 20 updates", OURS, float(same), "1 = yes")
+    finally:
+        torch.backends.cudnn.deterministic = deterministic
+
+
+def microseconds(scale: Scale) -> Iterator[Row]:
+    """The replay's share of a step, in a graph."""
+    for capacity in scale.capacities:
+        try:
+            replay = filled(capacity, scale)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            print(f"capacity {capacity:,} is left out: {error}")
+            continue
+        beta = torch.full((1,), 0.5, dtype=torch.float64, device=scale.device)
+        for batch in scale.batches:
+            error_of = torch.rand(batch, device=scale.device)
+
+            def whole(
+                r: PrioritizedReplay = replay, e: Tensor = error_of, b: Tensor = beta
+            ) -> None:
+                r.update(r.sample(len(e), b).index, e)
+
+            run = graph_of(whole, scale.inside, scale.cuda)
+            took = seconds(run, scale.repeats, scale) / scale.inside
+            case = f"sample + gather + update, 2^{capacity.bit_length() - 1}, batch {batch}"
+            yield Row(case, OURS, 1e6 * took, "µs")
+        del replay, whole, run
+        if scale.cuda:
+            torch.cuda.empty_cache()
+
+
+def torchrl(scale: Scale) -> Iterator[Row]:
+    """TorchRL's sampler on the device, indices and weights alone; it can't be captured."""
+    try:
+        from torchrl.data import LazyTensorStorage, PrioritizedSampler
+    except ImportError as error:
+        print(f"torchrl is left out: {error}")
+        return
+    size = 1 << 20
+    sampler = PrioritizedSampler(size, alpha=0.5, beta=0.5)
+    storage = LazyTensorStorage(size, device=scale.device)
+    storage.set(range(size), torch.zeros(size, 1, device=scale.device))
+    sampler.extend(torch.arange(size))
+    for batch in scale.batches:
+        error = torch.rand(batch, device=scale.device)
+
+        def whole(error: Tensor = error) -> None:
+            index, _ = sampler.sample(storage, len(error))
+            sampler.update_priority(index, error)
+
+        took = seconds(whole, scale.repeats, scale)
+        yield Row(f"sample + gather + update, 2^20, batch {batch}", "torchrl", 1e6 * took, "µs")
+
+
+def updates(scale: Scale) -> Iterator[Row]:
+    """Learner steps a second with the default agent on the Nature network."""
+    replay = filled(1 << 17, scale)
+    for batch in (32, 256):
+        for precision in ("fp32", "bf16"):
+            for kind in ("eager", "compiled", "graph", "compiled graph"):
+                torch._dynamo.reset()  # or the kinds before count towards its limit
+                learner = agent(batch, scale, precision)
+                if "compiled" in kind:
+                    learner.online.compile()
+                    learner.target.compile()
+                step = Step(learner, replay, batch, graph="graph" in kind and scale.cuda)
+                for _ in range(10):
+                    step()
+                scale.wait()
+                begin = time.perf_counter()
+                for _ in range(scale.updates):
+                    step()
+                scale.wait()
+                rate = scale.updates / (time.perf_counter() - begin)
+                yield Row(f"updates, batch {batch}, {precision}", kind, rate, "1/s")
+
+
+def run(
+    chosen: TrainConfig, scale: Scale, until: float, grace: float = 0.0
+) -> tuple[DQN, float, int, list[float]]:
+    """Train until the clock says `until`: agent, agent steps a second while learning, and scores.
+
+    The rate counts from `grace` seconds after the first update on.
+    """
+    env = make(chosen.env, seed=chosen.run.seed)
+    try:
+        learner = build_agent(chosen, env, chosen.run.seed, scale.device)
+        assert isinstance(learner, DQN)
+        options = chosen.agent
+        replay = PrioritizedReplay(
+            options.replay_capacity, observation_field(env), action_field(env),
+            lanes=env.num_envs, n_step=options.n_step, gamma=options.gamma,
+            alpha=options.priority_alpha, device=scale.device,
+            backend="auto" if scale.cuda else "torch",
+        )  # fmt: skip
+        replay.reset(env.reset())
+        ticks = train(
+            learner, env, replay, steps=chosen.run.steps, batch_size=options.batch_size,
+            update_every=options.update_every, learning_starts=options.learning_starts,
+            learner=Step(learner, replay, options.batch_size),
+        )  # fmt: skip
+        scores: list[float] = []
+        step, first, begin = 0, 0, 0.0
+        for tick in ticks:
+            step = tick.step
+            scores += [episode.score for episode in tick.episodes]
+            now = time.perf_counter()
+            if tick.updates and not begin:
+                begin = now + grace
+            if begin and not first and now >= begin:
+                first, begin = step, now
+            if now > until:
+                break
+        scale.wait()
+        rate = (step - first) / (time.perf_counter() - begin) if first else 0.0
+        return learner, rate, step, scores
+    finally:
+        env.close()
+
+
+def chosen(scale: Scale, envs: int, **options: object) -> TrainConfig:
+    """Breakout by the default preset, with the replay on the device."""
+    given = {
+        "env": "Breakout", "num_envs": envs, "replay_capacity": scale.replay,
+        "encoder_width": scale.width, **options,
+    }  # fmt: skip
+    return resolve("dqn", "default", given, image=True)
+
+
+def end_to_end(scale: Scale) -> Iterator[Row]:
+    """Agent steps a second with environments, acting and learning, one update every 4 steps."""
+    for envs in scale.envs:
+        config = chosen(scale, envs, learning_starts=2_000, replay_capacity=100_000)
+        until = time.perf_counter() + scale.end_to_end
+        _, rate, _, _ = run(config, scale, until, grace=scale.end_to_end / 4)
+        yield Row(f"Breakout, {envs} environments", OURS, rate, "agent steps/s")
+
+
+def training(scale: Scale, until: float) -> Iterator[Row]:
+    """What the time that is left teaches, by training scores and an evaluation."""
+    left = until - time.perf_counter()
+    if left < 3 * scale.end_to_end:
+        print(f"no training: {left:.0f} s are left")
+        return
+    config = chosen(scale, scale.envs[0], steps=2_500_000)
+    begin = time.perf_counter()
+    learner, rate, steps, scores = run(config, scale, begin + 0.8 * left)
+    took = time.perf_counter() - begin
+    case = f"Breakout, trained {took:.0f} s, {4 * steps / 1e6:.3g}M frames"
+    yield Row(case, OURS, rate, "agent steps/s")
+    if scores:
+        yield Row(f"{case}: last 100 training episodes", OURS, mean(scores[-100:]), "score")
+    env = make(config.env, seed=99, num_envs=10, evaluation=True)
+    try:
+        played = []
+        for episode in evaluate(learner, env, 10, 0.05):
+            played.append(episode.score)
+            if time.perf_counter() > until:
+                break
+    finally:
+        env.close()
+    if played:
+        yield Row(f"{case}: {len(played)} evaluation episodes", OURS, mean(played), "score")
+
+
+def main() -> None:
+    """Run the sections one after the other; print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=8.5, help="when to be done")
+    parser.add_argument("--quick", action="store_true", help="everything small")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    options = parser.parse_args()
+    until = time.perf_counter() + 60 * options.minutes
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scale = Scale(device)
+    if options.quick:
+        scale = Scale(
+            device, capacities=(1 << 12,), batches=(8,), inside=2, repeats=3, updates=3,
+            end_to_end=8.0, envs=(4,), replay=20_000, width=0.1,
+        )  # fmt: skip
+    print(f"on {torch.cuda.get_device_name() if scale.cuda else 'the CPU: a trial of the script'}")
+    rows: list[Row] = []
+    sections: tuple[Callable[[], Iterator[Row]], ...] = (
+        lambda: equality(scale), lambda: microseconds(scale), lambda: torchrl(scale),
+        lambda: updates(scale), lambda: end_to_end(scale), lambda: training(scale, until),
+    )  # fmt: skip
+    for section in sections:
+        try:
+            for row in section():
+                rows.append(row)
+                print(f"{row.case}  [{row.system}]  {row.value:,.4g} {row.unit}", flush=True)
+        except Exception as error:  # noqa: BLE001 (one section's fault must not cost the others)
+            print(f"a section failed: {type(error).__name__}: {error}", flush=True)
+    report("gpu", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

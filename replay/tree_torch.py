@@ -1,0 +1,137 @@
+"""The priority tree's plain PyTorch twin, for any device: a running sum and a search in it.
+
+Each draw costs all leaves. It serves where neither numba nor Triton reaches, and waits for the
+device no more than `replay.tree_triton` does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TINY = 1.1754944e-38  # least normal float32
+
+
+class TorchTree:
+    """`replay.tree_triton.TritonTree`'s interface, in plain PyTorch; `least` as there."""
+
+    def __init__(self, size: int, device: torch.device | str, least: bool = False) -> None:
+        if size < 1:
+            raise ValueError(f"size is {size}; it must be at least 1")
+        self.size = size
+        self.least = least
+        self.device = torch.device(device)
+        self.leaves = torch.zeros(size, dtype=torch.float32, device=device)
+        self._numbers = torch.arange(size, device=device)
+
+    @property
+    def total(self) -> float:
+        """Sum of all leaves, in float64; waits for the device."""
+        return float(self.leaves.double().sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of leaves and their numbers."""
+        return self.leaves.nbytes + self._numbers.nbytes
+
+    @staticmethod
+    def bytes_for(size: int) -> int:
+        """What a tree of `size` leaves takes, in bytes, with the running sums of a draw."""
+        return size * (4 + 8 + 24)
+
+    def set(self, index: Tensor, leaf: Tensor) -> None:
+        """Give leaves `index` (N,) int64 the masses `leaf` (N,) float32, finite and >= 0.
+
+        The last of duplicates wins. ValueError, with nothing written, for a bad index or mass.
+        """
+        if index.shape != leaf.shape or index.ndim != 1:
+            raise ValueError(
+                f"index has shape {tuple(index.shape)} and leaf {tuple(leaf.shape)}; both are (N,)"
+            )
+        bad = ((index < 0) | (index >= self.size) | ~((leaf >= 0) & leaf.isfinite())).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise ValueError(
+                f"leaf {int(index[first])} cannot become {float(leaf[first])}; an index lies in "
+                f"[0, {self.size}) and a mass is finite and at least 0"
+            )
+        put(self.leaves, index, leaf)
+
+    def touch(self, index: Tensor) -> None:
+        """Nothing: there are no sums to refresh."""
+
+    def touch_all(self) -> None:
+        """Nothing."""
+
+    def fill(self, leaf: Tensor) -> None:
+        """Replace all `size` leaves at once."""
+        if leaf.shape != (self.size,) or not bool((leaf.isfinite() & (leaf >= 0)).all()):
+            raise ValueError(f"leaves must be {self.size} finite masses of at least 0")
+        self.leaves.copy_(leaf)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Leaf under each of `uniforms` (N,) float64 in [0, 1), times the total mass."""
+        self._require_mass()
+        return self.find(uniforms)[0]
+
+    def draw(self, uniforms: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        """One leaf from each of N equal strata of the mass, and its importance weight.
+
+        See `replay.tree.PriorityTree.draw`. `uniforms` (N,) float64 in [0, 1).
+        """
+        self._require_mass()
+        index, leaf = self.find(strata(uniforms))
+        exponent = torch.full((1,), beta, dtype=torch.float64, device=self.device)
+        return index, self.weigh(leaf, exponent)
+
+    def weigh(self, leaf: Tensor, beta: Tensor) -> Tensor:
+        """Importance weights (N,) float32 of drawn leaves (N,): (P_min / P_i)^beta; 0 for leaf 0.
+
+        P_min is the draw's, or with `least` the whole tree's.
+        """
+        least = leaf.min()
+        if self.least:
+            least = torch.where(self.leaves > 0, self.leaves, torch.inf).min()
+        share = (least.double() / leaf.double()) ** beta
+        return torch.where(leaf > 0, share.float().clamp_min(TINY), 0.0)
+
+    def find(self, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Leaf under each `share` (N,) of the mass, and its mass; -1 and 0 in an empty tree."""
+        some = self.leaves > 0
+        upto = self.leaves.double().cumsum(0)
+        found = torch.searchsorted(upto, share * upto[-1], right=True).clamp_(max=self.size - 1)
+        # A scan in parallel may round out of order, and so end on a leaf without mass: then the
+        # last one before it that has any, or else the first of all.
+        kept = torch.where(some, self._numbers, -1).cummax(0).values
+        found = kept[found]
+        found = torch.where(found < 0, some.int().argmax(), found)
+        return torch.where(some.any(), found, -1), self.leaves[found]
+
+    def _require_mass(self) -> None:
+        if not self.total > 0:
+            raise ValueError("the tree holds no mass; set a leaf above 0 first")
+
+
+def strata(uniforms: Tensor) -> Tensor:
+    """Uniforms (N,) moved into N equal strata of [0, 1), one each."""
+    numbers = torch.arange(len(uniforms), dtype=torch.float64, device=uniforms.device)
+    return (numbers + uniforms) / len(uniforms)
+
+
+def put(target: Tensor, index: Tensor, value: Tensor) -> None:
+    """target[index] = value, where an index of -1 stands for none and of duplicates the last wins.
+
+    Waits for no device: what an index_put does with duplicates is nobody's promise, so each place
+    is first told the number of the last that wants it.
+    """
+    if not len(index):
+        return
+    numbers = torch.arange(1, len(index) + 1, device=index.device)
+    place = torch.where(index < 0, len(target), index)
+    last = torch.zeros(len(target) + 1, dtype=torch.int64, device=index.device)
+    last.scatter_reduce_(0, place, numbers, "amax")
+    value = value.to(target.dtype).expand(len(index))
+    # All that want a place write the same now; those without one write what place 0 gets anyway.
+    first = torch.where(last[:1] > 0, value[(last[:1] - 1).clamp_min(0)], target[:1])
+    wins = torch.where(index < 0, first, value[(last[place] - 1).clamp_min(0)])
+    target[index.clamp_min(0)] = wins

@@ -1,0 +1,119 @@
+"""The learner's step: equal to its parts, free of waiting, and as a graph equal to itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.dqn import DQN, pick
+from agents.graph import Step
+from configs.dqn import DQNConfig
+from replay import Field, PrioritizedReplay
+from tests.replay.test_kernels import NoSync
+
+BASE = DQNConfig(
+    encoder="nature", encoder_width=0.1, hidden=16, precision="fp32", n_step=2,
+    target_update_every=3, loss="huber",
+)  # fmt: skip
+SWITCHES = [
+    {},
+    {"double": False, "dueling": False, "max_grad_norm": 0.0},
+    {"noisy": True, "distributional": True},
+    {"optimizer": "rmsprop", "loss": "mse"},
+    {"precision": "bf16"},
+]
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def filled(**where: str) -> PrioritizedReplay:
+    replay = PrioritizedReplay(200, Field((1, 40, 40), "uint8", 4), lanes=4, n_step=2, **where)
+    generator = np.random.default_rng(0)
+
+    def frame() -> np.ndarray:
+        return generator.integers(0, 256, (4, 1, 40, 40), dtype=np.uint8)
+
+    replay.reset(frame())
+    for _ in range(20):
+        flags = generator.random((2, 4)) < 0.05
+        replay.add(frame(), generator.integers(0, 3, 4), generator.normal(size=4), *flags)
+    return replay
+
+
+def agent(switches: dict[str, Any], device: str = "cpu") -> DQN:
+    made = DQN(replace(BASE, **switches), (4, 40, 40), 3, seed=1, device=device)
+    made.beta = 0.6
+    return made
+
+
+def parameters(agent: DQN) -> torch.Tensor:
+    """All numbers of both networks, in one row."""
+    networks = (agent.online, agent.target)
+    return torch.cat([p.detach().flatten() for n in networks for p in n.state_dict().values()])
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_a_step_is_its_parts(switches: dict[str, Any]) -> None:
+    one, other = agent(switches), agent(switches)
+    ours, theirs = filled(), filled()
+    step = Step(one, ours, 8)
+    assert not step.captures
+    for turn in range(7):
+        one.beta = other.beta = 0.4 + turn / 10
+        metrics = step()
+        batch = theirs.sample(8, other.beta)
+        expected, error = other.update(batch)
+        theirs.update(batch.index, error)
+        assert metrics.keys() == expected.keys()
+        assert all(torch.equal(metrics[name], expected[name]) for name in metrics)
+    assert torch.equal(parameters(one), parameters(other))
+    assert one.updates == other.updates == 7
+    assert np.array_equal(ours.store.priorities(), theirs.store.priorities())
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_nothing_in_a_step_waits(switches: dict[str, Any]) -> None:
+    """The whole of it, on the replay of tensors that a device would have."""
+    learner = agent(switches)
+    step = Step(learner, filled(backend="torch"), 8)
+    step()  # the optimiser's state is made, and the replay seen to be ready
+    with NoSync():
+        for _ in range(4):
+            step()
+    assert learner.updates == 5
+
+
+def test_pick_takes_each_rows_action() -> None:
+    out = torch.arange(24.0).view(2, 3, 4)
+    action = torch.tensor([2, 0])
+    assert torch.equal(pick(out, action), torch.stack([out[0, 2], out[1, 0]]))
+    assert pick(out[:, :, 0], action).tolist() == [8.0, 12.0]
+
+
+def test_a_graph_needs_a_gpu() -> None:
+    with pytest.raises(ValueError, match="agent and replay on one CUDA device; the agent lives on"):
+        Step(agent({}), filled(), 8, graph=True)
+
+
+@gpu
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_graph_equals_eager(switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    one, other = agent(switches, "cuda"), agent(switches, "cuda")
+    ours, theirs = filled(device="cuda"), filled(device="cuda")
+    graph, eager = Step(one, ours, 8), Step(other, theirs, 8, graph=False)
+    assert graph.captures
+    for turn in range(12):
+        one.beta = other.beta = 0.4 + turn / 20
+        if turn == 6:
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            a, b = graph(), eager()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert torch.equal(parameters(one), parameters(other))
+    assert np.array_equal(ours.store.priorities(), theirs.store.priorities())

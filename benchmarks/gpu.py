@@ -292,9 +292,9 @@ def training(scale: Scale, until: float) -> Iterator[Row]:
         yield Row(f"{case}: last 100 training episodes", OURS, mean(scores[-100:]), "score")
     env = make(config.env, seed=99, num_envs=10, evaluation=True)
     try:
-        played = []
-        for episode in evaluate(learner, env, 10, 0.05):
-            played.append(episode.score)
+        played: list[float] = []
+        for episodes in evaluate(learner, env, 10, 0.05):
+            played += [episode.score for episode in episodes]
             if time.perf_counter() > until:
                 break
     finally:

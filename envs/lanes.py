@@ -105,7 +105,10 @@ class Lanes:
         self._turns.rest()
         if not self._render:
             raise RuntimeError("render() needs environments made with render=True")
-        picture = np.asarray(self._run(self._envs[0].render))
+        try:
+            picture = np.asarray(self._run(self._envs[0].render))
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ValueError(f"{self._name!r} can't be drawn here: {error}") from error
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise EnvFault(
                 f"lane 0: the picture is {picture.dtype} of shape {picture.shape}; "

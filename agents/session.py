@@ -368,8 +368,6 @@ def derive(seed: int, *use: int) -> int:
 
 def _assemble(folder: Path, chosen: TrainConfig, seed: int) -> Session:
     torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
-    # Adam's running means of gradients that stay 0 decay into numbers that processors are slow at
-    torch.set_flush_denormal(True)
     keep_freed_memory()
     env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
     agent = build_agent(chosen, env, chosen.run.seed, pick_device(chosen.run.device))

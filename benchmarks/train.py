@@ -59,10 +59,13 @@ class Peer:
     """stable-baselines3's DQN with the settings of its zoo, advanced likewise."""
 
     def __init__(self, envs: int) -> None:
+        import ale_py
+        import gymnasium
         from stable_baselines3 import DQN
         from stable_baselines3.common.env_util import make_atari_env
         from stable_baselines3.common.vec_env import VecFrameStack
 
+        gymnasium.register_envs(ale_py)
         env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", n_envs=envs, seed=1), 4)
         self.model = DQN(
             "CnnPolicy",

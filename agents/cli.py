@@ -231,7 +231,7 @@ def _list(words: list[str]) -> None:
         raise UsageError(unknown("list", what, kinds))
 
 
-# --- helpers ------------------------------------------------------------------------------------
+# --- pieces -------------------------------------------------------------------------------------
 
 
 def _run(session: Session) -> None:

@@ -176,6 +176,22 @@ def test_error_is_target_minus_value_and_weight_scales_the_loss() -> None:
     assert not error.requires_grad and not metrics["loss"].requires_grad
 
 
+def test_the_distributions_error_is_the_divergence() -> None:
+    agent = DQN(replace(SMALL, distributional=True, double=False), (5,), 3)
+    data = batch()
+    rows = torch.arange(8)
+    with torch.no_grad():
+        chosen = agent.online(data.observation)[rows, data.action].log_softmax(1)
+        following = agent.target(data.next_observation)
+        best = following[rows, agent.target.q(following).argmax(1)].softmax(1)
+    target = slow_project(best, data.reward, data.discount, agent.target.support)
+    loss = -(target * chosen).sum(1)
+    entropy = -torch.xlogy(target, target).sum(1)
+    metrics, error = agent.update(data)
+    torch.testing.assert_close(error, loss - entropy, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(metrics["loss"], (data.weight * loss).mean(), atol=1e-4, rtol=1e-4)
+
+
 def test_double_and_plain_targets_differ() -> None:
     data = batch(64)
     errors = []

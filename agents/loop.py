@@ -105,18 +105,17 @@ def train(
         started = _spend(seconds, "environment", started)
         if len(replay) >= learning_starts and replay.ready:
             credit += env.num_envs / update_every
-        while credit >= 1 and learner is not None:
-            metrics = learner()
-            started = _spend(seconds, "update", started)
-            updates += 1
-            credit -= 1
         while credit >= 1:
-            batch = replay.sample(batch_size, agent.beta).to(agent.device)
-            started = _spend(seconds, "sample", started)
-            metrics, error = agent.update(batch)
-            started = _spend(seconds, "update", started)
-            replay.update(batch.index, error)
-            started = _spend(seconds, "priorities", started)
+            if learner is not None:
+                metrics = learner()
+                started = _spend(seconds, "update", started)
+            else:
+                batch = replay.sample(batch_size, agent.beta).to(agent.device)
+                started = _spend(seconds, "sample", started)
+                metrics, error = agent.update(batch)
+                started = _spend(seconds, "update", started)
+                replay.update(batch.index, error)
+                started = _spend(seconds, "priorities", started)
             updates += 1
             credit -= 1
         result = env.recv()

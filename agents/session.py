@@ -272,9 +272,10 @@ def resume(folder: Path, steps: int | None = None) -> Session:
     with locked(folder):
         found = checkpoint.latest(folder, notes.append)
         while True:
-            session = _resume_from(found, folder, chosen)
+            state = checkpoint.load_tree(found / "state")
+            session = _resume_from(found, state, folder, chosen)
             try:
-                _refill(session, found)
+                _refill(session, found, state["env"])
                 break
             except (ValueError, OSError) as error:
                 session.close()
@@ -290,9 +291,8 @@ def resume(folder: Path, steps: int | None = None) -> Session:
     return session
 
 
-def _resume_from(found: Path, folder: Path, chosen: TrainConfig) -> Session:
+def _resume_from(found: Path, state: dict[str, Any], folder: Path, chosen: TrainConfig) -> Session:
     """A session with the agent and the counters of a checkpoint; its replay is empty yet."""
-    state = checkpoint.load_tree(found / "state")
     step = state["step"]
     if chosen.run.steps < step:
         raise ValueError(
@@ -304,10 +304,9 @@ def _resume_from(found: Path, folder: Path, chosen: TrainConfig) -> Session:
     return session
 
 
-def _refill(session: Session, found: Path) -> None:
+def _refill(session: Session, found: Path, state: dict[str, Any] | None) -> None:
     """Fill replay and environments from a checkpoint, as far as it holds them."""
     frame = session.env.reset()
-    state = checkpoint.load_tree(found / "state")["env"]
     if not (found / "replay").is_dir():
         session.replay.reset(frame)
         session.notes.append(

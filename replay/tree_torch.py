@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from replay import checks
+
 TINY = 1.1754944e-38  # least normal float32
 
 
@@ -44,17 +46,7 @@ class TorchTree:
 
         The last of duplicates wins. ValueError, with nothing written, for a bad index or mass.
         """
-        if index.shape != leaf.shape or index.ndim != 1:
-            raise ValueError(
-                f"index has shape {tuple(index.shape)} and leaf {tuple(leaf.shape)}; both are (N,)"
-            )
-        bad = ((index < 0) | (index >= self.size) | ~((leaf >= 0) & leaf.isfinite())).nonzero()
-        if len(bad):
-            first = int(bad[0])
-            raise ValueError(
-                f"leaf {int(index[first])} cannot become {float(leaf[first])}; an index lies in "
-                f"[0, {self.size}) and a mass is finite and at least 0"
-            )
+        checks.masses(index, leaf, self.size)
         put(self.leaves, index, leaf)
 
     def touch(self, index: Tensor) -> None:

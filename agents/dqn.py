@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.linear import Linear
 from agents.noisy import NoisyLinear, resample, silence
 from agents.rmsprop import CentredRMSprop
 from configs.dqn import DQNConfig, check
@@ -80,8 +81,8 @@ class QNetwork(nn.Module):
     first layers are one matrix, which is the same mathematics in one multiplication; with noisy
     layers the streams thereby share their input's noise, which the papers leave open.
 
-    With `bf16` the encoder computes in bfloat16. The head stays in float32: at these batch sizes
-    rounding its large matrices costs more than their multiplication saves.
+    With `bf16` the encoder and the head's large first layer compute in bfloat16; what makes
+    values of them stays in float32.
     """
 
     support: Tensor
@@ -95,7 +96,7 @@ class QNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.bf16 = bf16
-        linear = NoisyLinear if config.noisy else nn.Linear
+        linear = NoisyLinear if config.noisy else Linear
         self.num_actions, self.hidden, self.dueling = num_actions, config.hidden, config.dueling
         self.atoms = config.atoms if config.distributional else 1
         self.encoder = build_encoder(config.encoder, observation_shape, width=config.encoder_width)
@@ -110,7 +111,7 @@ class QNetwork(nn.Module):
         """(B, *observation_shape) -> (B, A) action values, or (B, A, N) logits, float32."""
         with torch.autocast(observation.device.type, torch.bfloat16, enabled=self.bf16):
             feature = self.encoder(observation)
-        hidden = torch.relu(self.first(feature.float()))
+        hidden = torch.relu(self.first(feature)).float()
         out = self.advantage(hidden[:, : self.hidden]).view(-1, self.num_actions, self.atoms)
         if self.value is not None:
             value = self.value(hidden[:, self.hidden :]).unsqueeze(1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+
+from agents.linear import linear
 
 
 class NoisyLinear(nn.Module):
@@ -32,8 +33,9 @@ class NoisyLinear(nn.Module):
         The noise is a rank-one matrix, so it is applied to the input and the output rather than
         to a second weight matrix in memory.
         """
-        noisy = F.linear(x * self.noise_in, self.weight_sigma, self.bias_sigma) * self.noise_out
-        return F.linear(x, self.weight, self.bias) + noisy
+        before, after = self.noise_in.to(x.dtype), self.noise_out.to(x.dtype)
+        noisy = linear(x * before, self.weight_sigma, self.bias_sigma) * after
+        return linear(x, self.weight, self.bias) + noisy
 
 
 def resample(network: nn.Module, generator: Generator) -> None:

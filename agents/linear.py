@@ -1,0 +1,43 @@
+"""Linear layers whose parameters are float32 and whose arithmetic is that of their input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """F.linear of x (B, I), weight (O, I) and bias (O,), in the type of x.
+
+    A bfloat16 x has the float32 parameters rounded to it, and their gradients come back in
+    float32, laid out like the parameters. Plain casts leave a transposed gradient behind, whose
+    conversion takes longer than the product.
+    """
+    if x.dtype == weight.dtype:
+        return F.linear(x, weight, bias)
+    out: Tensor = _Rounded.apply(x, weight, bias)
+    return out
+
+
+class Linear(nn.Linear):
+    """nn.Linear that computes in the type of its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in_features) -> (B, out_features), of the same type."""
+        return linear(input, self.weight, self.bias)
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        rounded = weight.to(x.dtype)
+        ctx.save_for_backward(x, rounded)
+        return torch.addmm(bias.to(x.dtype), x, rounded.t())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (gradient,), (x, rounded) = gradients, ctx.saved_tensors
+        return gradient @ rounded, (gradient.t() @ x).float(), gradient.float().sum(0)

@@ -1,0 +1,42 @@
+"""Linear layers in the type of their input: the same mathematics, float32 gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from agents.linear import Linear, linear
+
+
+def test_float32_is_the_plain_layer() -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(5, 3), torch.randn(4, 5)
+    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_bf16_gives_float32_gradients_laid_out_like_the_parameters() -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(40, 30), torch.randn(8, 40)
+    low = x.bfloat16().requires_grad_()
+    out = layer(low)
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    found = (low.grad, layer.weight.grad, layer.bias.grad)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32 and layer.weight.grad.is_contiguous()
+
+    # the reference rounds where the layer does, and computes in float64
+    wide = x.bfloat16().double().requires_grad_()
+    weight = layer.weight.detach().bfloat16().double().requires_grad_()
+    bias = layer.bias.detach().bfloat16().double().requires_grad_()
+    F.linear(wide, weight, bias).square().sum().backward()
+    for got, want in zip(found, (wide.grad, weight.grad, bias.grad), strict=True):
+        assert got is not None and want is not None
+        scale = float(want.abs().max())
+        torch.testing.assert_close(got.double() / scale, want / scale, atol=0.02, rtol=0.02)
+
+
+def test_a_bias_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(RuntimeError):
+        linear(torch.randn(2, 3).bfloat16(), torch.randn(4, 3), torch.randn(5))

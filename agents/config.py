@@ -57,10 +57,13 @@ class TrainConfig:
 
     def save(self, run_dir: Path) -> Path:
         """Write run_dir/config.yaml and return its path."""
+        from importlib.metadata import version
+
         import yaml
 
         values: dict[str, Any] = {
             "schema": SCHEMA,
+            "version": version("sightline-rl"),
             "algorithm": self.algorithm,
             "preset": self.preset,
         }
@@ -111,6 +114,7 @@ def load(run_dir: Path) -> TrainConfig:
         )
     if schema != SCHEMA:
         raise ValueError(f"{path} names no valid schema: {schema!r}")
+    values.pop("version", None)  # of whoever wrote it, for the reader
     algorithm, preset = values.pop("algorithm", None), values.pop("preset", None)
     sections = {part: values.pop(part, None) for part in _PARTS}
     if values:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.graph import Forward
 from agents.linear import Linear
 from agents.noisy import NoisyLinear, resample, silence
 from agents.rmsprop import CentredRMSprop
@@ -156,6 +157,7 @@ class DQN:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.explorer = np.random.Generator(np.random.PCG64(seed))
         self.optimizer = _optimizer(config, self.online)
+        self._best = Forward(lambda observation: self.values(observation).argmax(1))
         self.updates = 0
         self.epsilon = 0.0 if config.noisy else config.epsilon_start
         self.beta = config.priority_beta
@@ -203,7 +205,7 @@ class DQN:
         if not random.all():
             if self.config.noisy:
                 resample(self.online, self.generator) if explore else silence(self.online)
-            greedy = self.values(observation).argmax(1).cpu().numpy()
+            greedy = self._best(observation.to(self.device)).cpu().numpy()
             action = np.where(random, action, greedy)
         return action
 

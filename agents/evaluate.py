@@ -34,6 +34,9 @@ def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict
     if count > 1:
         half = student_t(count - 1) * float(scores.std(ddof=1)) / math.sqrt(count)
     protocol = env.protocol.describe() if env.protocol else "the environment's own rules"
+    cut = sum(episode.length == env.episode_limit for episode in episodes)
+    if cut:
+        protocol += f", {cut} cut off after {env.episode_limit:,} steps"
     mean = float(scores.mean())
     return {
         "mean": mean,
@@ -106,8 +109,7 @@ def play(
             count = len(list((folder / "videos").iterdir()))
             video = folder / "videos" / f"{count + 1:03d}.mp4"
         played: list[Episode] = []
-        rate = round(60 / env.protocol.frame_skip) if env.protocol else 30
-        with Film(video, rate) as film:
+        with Film(video, round(env.frame_rate)) as film:
             for _, _, _, ended in rollout(agent, env, share, seed):
                 film.add(env.render())
                 played += ended

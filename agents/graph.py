@@ -1,18 +1,26 @@
-"""The learner's whole step as one CUDA graph: sample, gather, learn, hand errors back.
+"""Work on a CUDA device as graphs: the learner's whole step, and the forward pass of acting.
 
-Where agent and replay live on a CUDA device, a step is a single launch: the replay's cursor,
-counts, generator and beta are numbers in device memory, and nothing in it waits. Elsewhere the
-same code runs as it stands. Both give the same numbers.
+Where agent and replay live on a CUDA device, a step (sample, gather, learn, hand errors back) is a
+single launch: the replay's cursor, counts, generator and beta are numbers in device memory, and
+nothing in it waits. Elsewhere the same code runs as it stands. Both give the same numbers.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable
+from time import perf_counter
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from replay import Batch, PrioritizedReplay
+
+WARM = 3
+"""Calls that run eagerly before a capture, as it asks for: kernels are built, memory is taken."""
+
+Made = TypeVar("Made")
 
 
 class Learner(Protocol):
@@ -33,13 +41,12 @@ class Step:
     """One learner step a call, of `batch_size` transitions.
 
     graph   capture it; None does where agent and replay share a CUDA device
+    `seconds` tells the time spent by part; a graph's is all "update", and only that of its launch.
     The first `WARM` calls run eagerly, on a stream of their own, as a capture asks for: they are
     updates like all others. Build a new Step after `load_state_dict` or `replay.load`, which put
     other tensors, or other counts, where a captured graph knows the old ones.
     Raises ValueError for a graph without CUDA.
     """
-
-    WARM = 3
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class Step:
                 f"{agent.device}, the replay on {replay.device}"
             )
         self.captures = together if graph is None else graph
+        self.seconds = dict.fromkeys(("sample", "update", "priorities"), 0.0)
         self._beta = torch.ones(1, dtype=torch.float64, device=replay.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._metrics: dict[str, Tensor] = {}
@@ -68,9 +76,11 @@ class Step:
         if not self.captures:
             self._metrics = self._work()
         elif self._graph is not None:
+            started = perf_counter()
             self._graph.replay()
-        elif self._calls < self.WARM:
-            self._metrics = self._aside()
+            spend(self.seconds, "update", started)
+        elif self._calls < WARM:
+            self._metrics = _aside(self._work)
         else:
             self._graph = self._capture()
             self._graph.replay()
@@ -79,19 +89,15 @@ class Step:
         return self._metrics
 
     def _work(self) -> dict[str, Tensor]:
+        started = perf_counter()
         batch = self.replay.sample(self.batch_size, self._beta)
         if self.replay.device.type != self.agent.device.type:
             batch = batch.to(self.agent.device)
+        started = spend(self.seconds, "sample", started)
         metrics, error = self.agent.learn(batch)
+        started = spend(self.seconds, "update", started)
         self.replay.update(batch.index, error)
-        return metrics
-
-    def _aside(self) -> dict[str, Tensor]:
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            metrics = self._work()
-        current.wait_stream(stream)
+        spend(self.seconds, "priorities", started)
         return metrics
 
     def _capture(self) -> torch.cuda.CUDAGraph:
@@ -100,3 +106,50 @@ class Step:
         with torch.cuda.graph(graph):
             self._metrics = self._work()
         return graph
+
+
+class Forward:
+    """A function of one tensor, which on CUDA becomes a graph for each shape that it is given.
+
+    What it returns is overwritten by the next call of that shape. The function must neither wait
+    for the device nor read anything but its argument and tensors that stay where they are.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._calls: Counter[torch.Size] = Counter()
+        self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the function gives for `x`."""
+        if not x.is_cuda:
+            return self._function(x)
+        self._calls[x.shape] += 1
+        if self._calls[x.shape] <= WARM:
+            return _aside(lambda: self._function(x))
+        if x.shape not in self._graphs:
+            graph, argument = torch.cuda.CUDAGraph(), x.clone()
+            with torch.cuda.graph(graph):
+                found = self._function(argument)
+            self._graphs[x.shape] = graph, argument, found
+        graph, argument, found = self._graphs[x.shape]
+        argument.copy_(x)
+        graph.replay()
+        return found
+
+
+def _aside(work: Callable[[], Made]) -> Made:
+    """Do CUDA work on a stream of its own, which the current one then waits for."""
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        found = work()
+    current.wait_stream(stream)
+    return found
+
+
+def spend(seconds: dict[str, float], part: str, started: float) -> float:
+    """Add the time since `started` to a part; returns the time now."""
+    now = perf_counter()
+    seconds[part] += now - started
+    return now

@@ -6,24 +6,21 @@ yields after each vector step is all there is to tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from agents.graph import Learner, Step, spend
 from envs.vector import Episode, VectorEnv
-from replay import Batch, Field, PrioritizedReplay
+from replay import Field, PrioritizedReplay
 
 
-class Agent(Protocol):
+class Agent(Learner, Protocol):
     """What an algorithm offers; no base class."""
-
-    device: torch.device
-    beta: float
 
     def anneal(self, step: int, steps: int) -> dict[str, float]: ...
 
@@ -35,8 +32,6 @@ class Agent(Protocol):
         epsilon: float = 0.0,
         explorer: np.random.Generator | None = None,
     ) -> np.ndarray: ...
-
-    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -81,17 +76,16 @@ def train(
     step: int = 0,
     updates: int = 0,
     credit: float = 0.0,
-    learner: Callable[[], dict[str, Tensor]] | None = None,
 ) -> Iterator[Tick]:
     """Step `env` from agent step `step` to `steps`, learning beside it; a Tick a vector step.
 
     The replay must hold the newest frame of each lane (`replay.reset` or a restored one). The
     learner works while the environments step: an update due at a step sees what came before that
     step. It starts once the replay holds `learning_starts` frames, also after a resume without
-    the replay. One update is due every `update_every` agent steps, over all environments, and
-    `learner` makes it where one is given (`agents.graph.Step`).
+    the replay. One update is due every `update_every` agent steps, over all environments.
     """
-    seconds = dict.fromkeys(("act", "environment", "replay", "sample", "update", "priorities"), 0.0)
+    learner = Step(agent, replay, batch_size)
+    seconds = dict.fromkeys(("act", "environment", "replay"), 0.0)
     metrics: dict[str, Tensor] = {}
     learning_starts = max(learning_starts, batch_size)
     while step < steps:
@@ -100,36 +94,23 @@ def train(
         observation = replay.latest()
         assert isinstance(observation, Tensor)  # one field makes a tensor
         action = agent.act(observation)
-        started = _spend(seconds, "act", started)
+        started = spend(seconds, "act", started)
         env.send(action)
-        started = _spend(seconds, "environment", started)
+        spend(seconds, "environment", started)
         if len(replay) >= learning_starts and replay.ready:
             credit += env.num_envs / update_every
         while credit >= 1:
-            if learner is not None:
-                metrics = learner()
-                started = _spend(seconds, "update", started)
-            else:
-                batch = replay.sample(batch_size, agent.beta).to(agent.device)
-                started = _spend(seconds, "sample", started)
-                metrics, error = agent.update(batch)
-                started = _spend(seconds, "update", started)
-                replay.update(batch.index, error)
-                started = _spend(seconds, "priorities", started)
+            metrics = learner()
             updates += 1
             credit -= 1
+        started = perf_counter()
         result = env.recv()
-        started = _spend(seconds, "environment", started)
+        started = spend(seconds, "environment", started)
         replay.add(result.frame, action, result.reward, result.terminated, result.truncated)
-        _spend(seconds, "replay", started)
+        spend(seconds, "replay", started)
         step += env.num_envs
-        yield Tick(step, updates, credit, result.episodes, metrics, schedule, seconds)
-
-
-def _spend(seconds: dict[str, float], part: str, started: float) -> float:
-    now = perf_counter()
-    seconds[part] += now - started
-    return now
+        spent = seconds | learner.seconds
+        yield Tick(step, updates, credit, result.episodes, metrics, schedule, spent)
 
 
 def evaluate(

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from agents import checkpoint, config
+from agents.build import build_agent, pick_device, restore
 from agents.config import TrainConfig
 from agents.loop import Agent, observation_field
 from envs import make
@@ -105,8 +106,6 @@ def load(folder: str | Path, device: str = "auto") -> Player:
 
 def load_agent(folder: Path, chosen: TrainConfig, env: Any, device: str = "auto") -> Agent:
     """The agent of a run as its newest whole checkpoint holds it."""
-    from agents.session import build_agent, pick_device, restore
-
     found = checkpoint.latest(folder, without=("replay",))
     agent = build_agent(chosen, env, chosen.run.seed, pick_device(device))
     restore(agent, checkpoint.load_tree(found / "state")["agent"], found)

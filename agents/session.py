@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from agents import checkpoint, config
+from agents.build import build_agent, build_replay, pick_device, restore
 from agents.config import TrainConfig
-from agents.dqn import DQN
 from agents.errors import CheckpointError, StorageError
 from agents.evaluate import evaluation_epsilon, lanes, summary
 from agents.log import Logger
-from agents.loop import Agent, Tick, action_field, evaluate, observation_field, train
+from agents.loop import Agent, Tick, evaluate, observation_field, train
 from agents.player import Player
 from agents.process import keep_freed_memory, locked, stoppable, write_text
 from envs import EnvFault, make
@@ -226,8 +226,8 @@ class Session:
         protocol = self.env.protocol
         return (
             f"{self.config.algorithm} ({self.config.preset}) on {self.config.env.env}: "
-            f"{self.env.num_envs} environments, {self.agent.device}, "
-            f"replay {replay.capacity:,} transitions ({replay.nbytes / 1e9:.1f} GB when full)\n"
+            f"{self.env.num_envs} environments, {self.agent.device}, replay {replay.capacity:,} "
+            f"transitions ({replay.nbytes / 1e9:.1f} GB when full) on {replay.device}\n"
             + (f"protocol {protocol.describe()}\n" if protocol else "")
             + f"run folder {self.run_dir}"
         )
@@ -322,44 +322,6 @@ def _refill(session: Session, found: Path, state: dict[str, Any] | None) -> None
         session.notes.append("this environment can't be restored: its episodes begin anew")
 
 
-def restore(agent: Agent, state: dict[str, Any], source: Path) -> None:
-    """Load an agent's state; CheckpointError where it belongs to another network."""
-    here, there = agent.state_dict()["online"], state["online"]
-    for name in [*here, *there]:
-        shapes = [tuple(x[name].shape) if name in x else "absent" for x in (there, here)]
-        if shapes[0] != shapes[1]:
-            raise CheckpointError(
-                f"{source} does not fit this environment and config: {name} is {shapes[0]} in it "
-                f"and {shapes[1]} here"
-            )
-    agent.load_state_dict(state)
-
-
-def build_agent(
-    chosen: TrainConfig, env: VectorEnv, seed: int, device: torch.device | str = "cpu"
-) -> Agent:
-    """The agent of a config for what `env` shows and takes; ValueError where it can't learn it."""
-    import gymnasium
-
-    space = env.action_space
-    if not isinstance(space, gymnasium.spaces.Discrete):
-        raise ValueError(
-            f"dqn needs discrete actions and {chosen.env.env} takes {space}; use an algorithm for "
-            "continuous actions, or an environment wrapper that makes them discrete"
-        )
-    shape = observation_field(env).stacked_shape
-    return DQN(chosen.agent, shape, int(space.n), device=device, seed=seed)
-
-
-def pick_device(name: str) -> torch.device:
-    """auto, cpu or cuda as a device; ValueError for cuda where there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, and torch sees no CUDA GPU here; use cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def derive(seed: int, *use: int) -> int:
     """A seed for one use of a run's seed, independent of the others."""
     return int(np.random.SeedSequence((seed, *use)).generate_state(1)[0])
@@ -370,17 +332,9 @@ def _assemble(folder: Path, chosen: TrainConfig, seed: int) -> Session:
     keep_freed_memory()
     env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
     agent = build_agent(chosen, env, chosen.run.seed, pick_device(chosen.run.device))
-    replay = PrioritizedReplay(
-        chosen.agent.replay_capacity,
-        observation_field(env),
-        action_field(env),
-        lanes=env.num_envs,
-        n_step=chosen.agent.n_step,
-        gamma=chosen.agent.gamma,
-        alpha=chosen.agent.priority_alpha,
-        seed=derive(chosen.run.seed, SEED_REPLAY),
-    )
-    return Session(folder, chosen, env, agent, replay)
+    notes: list[str] = []
+    replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
+    return Session(folder, chosen, env, agent, replay, notes=notes)
 
 
 def _shows_images(chosen: TrainConfig) -> bool:

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.build import build_agent, build_replay
 from agents.config import TrainConfig, resolve
 from agents.dqn import DQN
 from agents.graph import Step
-from agents.loop import action_field, evaluate, observation_field, train
-from agents.session import build_agent
+from agents.loop import evaluate, train
 from benchmarks.harness import OURS, Row, report
+from benchmarks.train import WARM, Peer
 from configs.dqn import DQNConfig
 from envs import make
 from replay import Field, PrioritizedReplay
@@ -32,6 +33,7 @@ from replay import Field, PrioritizedReplay
 ATARI = Field((1, 84, 84), "uint8", 4)
 SHAPE = (4, 84, 84)
 LANES = 64
+PEER_ENVS = 8
 
 
 @dataclass(frozen=True)
@@ -227,17 +229,12 @@ def run(
         learner = build_agent(chosen, env, chosen.run.seed, scale.device)
         assert isinstance(learner, DQN)
         options = chosen.agent
-        replay = PrioritizedReplay(
-            options.replay_capacity, observation_field(env), action_field(env),
-            lanes=env.num_envs, n_step=options.n_step, gamma=options.gamma,
-            alpha=options.priority_alpha, device=scale.device,
-            backend="auto" if scale.cuda else "torch",
-        )  # fmt: skip
+        replay = build_replay(chosen, env, learner, chosen.run.seed, notes := [])
+        print(*notes, sep="\n", end="")
         replay.reset(env.reset())
         ticks = train(
             learner, env, replay, steps=chosen.run.steps, batch_size=options.batch_size,
             update_every=options.update_every, learning_starts=options.learning_starts,
-            learner=Step(learner, replay, options.batch_size),
         )  # fmt: skip
         scores: list[float] = []
         step, first, begin = 0, 0, 0.0
@@ -270,10 +267,21 @@ def chosen(scale: Scale, envs: int, **options: object) -> TrainConfig:
 def end_to_end(scale: Scale) -> Iterator[Row]:
     """Agent steps a second with environments, acting and learning, one update every 4 steps."""
     for envs in scale.envs:
-        config = chosen(scale, envs, learning_starts=2_000, replay_capacity=100_000)
+        config = chosen(scale, envs, learning_starts=2_000, replay_capacity=100_000, update_every=4)
         until = time.perf_counter() + scale.end_to_end
         _, rate, _, _ = run(config, scale, until, grace=scale.end_to_end / 4)
         yield Row(f"Breakout, {envs} environments", OURS, rate, "agent steps/s")
+    try:
+        peer = Peer(PEER_ENVS, scale.device)
+    except ImportError as error:
+        print(f"stable-baselines3 is left out: {error}")
+        return
+    peer.advance(2 * WARM)
+    until, rates = time.perf_counter() + scale.end_to_end, []
+    while time.perf_counter() < until:
+        rates.append(peer.advance(50 * PEER_ENVS))
+    rate = median(rates)
+    yield Row(f"Breakout, {PEER_ENVS} environments, Nature network", "sb3", rate, "agent steps/s")
 
 
 def training(scale: Scale, until: float) -> Iterator[Row]:

@@ -58,7 +58,7 @@ class Ours:
 class Peer:
     """stable-baselines3's DQN with the settings of its zoo, advanced likewise."""
 
-    def __init__(self, envs: int) -> None:
+    def __init__(self, envs: int, device: str = "cpu") -> None:
         import ale_py
         import gymnasium
         from stable_baselines3 import DQN
@@ -80,7 +80,7 @@ class Peer:
             gradient_steps=max(1, envs // 4),
             exploration_fraction=1e-6,
             exploration_final_eps=0.01,
-            device="cpu",
+            device=device,
         )
 
     def advance(self, steps: int) -> float:

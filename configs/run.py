@@ -16,6 +16,8 @@ class RunConfig:
     """Seed of networks, exploration, replay and environments."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto takes a CUDA GPU where there is one."""
+    replay_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the replay memory lives; auto takes the networks' device where it fits."""
     threads: int = 0
     """Threads of the networks' arithmetic; 0 takes every core."""
     out: str = "runs"

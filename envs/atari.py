@@ -57,6 +57,8 @@ class Atari:
         self._life_loss = protocol.life_loss and not evaluation
         self._clip = protocol.reward_clip and not evaluation
         self._skip = protocol.frame_skip
+        self.frame_rate = 60 / protocol.frame_skip
+        self.episode_limit = 0
         self._max_frames = (
             protocol.evaluation_max_frames if evaluation else protocol.max_frames_per_episode
         )

@@ -19,5 +19,8 @@ class EnvConfig:
     """Frames that make an observation; 0 means 4 for images and 1 for vectors."""
     frame_size: int = 84
     """Atari only: height and width of the grey frame, in pixels."""
+    max_episode_steps: int = 0
+    """Outside Atari: agent steps after which an episode is cut off; 0 leaves that to the
+    environment, and evaluations cut after 27,000."""
     env_threads: int = 0
     """Atari only: threads that step the games; 0 takes one a core. Others share one thread."""

@@ -32,7 +32,8 @@ MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 class Lanes:
     """One environment of each function in `make_env`, which is called in the worker thread.
 
-    `stack=0` takes 4 for images and 1 for vectors. Lane i is seeded once, at `reset`, by a seed of
+    `stack=0` takes 4 for images and 1 for vectors. `limit` truncates episodes after so many steps,
+    above 0. Lane i is seeded once, at `reset`, by a seed of
     its own derived from `seed`; later episodes go on from its generator.
     """
 
@@ -42,11 +43,13 @@ class Lanes:
         *,
         seed: int,
         stack: int = 0,
+        limit: int = 0,
         render: bool = False,
         name: str = "",
     ) -> None:
         self.num_envs = len(make_env)
         self.protocol: Protocol | None = None
+        self.episode_limit = limit
         self._seeds = lane_seeds(seed, self.num_envs)
         self._render = render
         self._name = name
@@ -71,6 +74,7 @@ class Lanes:
             self.close()
             raise
         self.frame_space = self._layout.frame
+        self.frame_rate = _frame_rate(first.metadata)
         self.stack = stack or (4 if len(self.frame_space.shape) == 3 else 1)
         self._check = Checker(self._layout.source)
         shape = (self.num_envs, *self.frame_space.shape)
@@ -185,6 +189,8 @@ class Lanes:
                 observation, gain, terminated[lane], truncated[lane], _ = env.step(own)
                 reward[lane] = self._check.reward(gain)
                 frame[lane] = self._layout.convert(self._check.observation(observation))
+        if self.episode_limit:
+            truncated |= ~terminated & (self._scores.length + 1 >= self.episode_limit)
         episodes = self._scores.add(reward, terminated | truncated)
         return Step(frame, reward.astype(np.float32), terminated, truncated, episodes)
 
@@ -208,6 +214,12 @@ class Lanes:
             # Wrappers refuse to step what was never reset.
             env.reset(seed=seed)
             set_state(env, state)
+
+
+def _frame_rate(metadata: Any) -> float:
+    """What an environment's metadata says of its pace; 30 where it says nothing of use."""
+    rate = metadata.get("render_fps") if isinstance(metadata, dict) else None
+    return float(rate) if isinstance(rate, int | float) and 0 < rate <= 1000 else 30.0
 
 
 def _actions(space: gymnasium.Space[Any], name: str) -> tuple[int, gymnasium.Space[Any]]:

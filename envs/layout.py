@@ -41,7 +41,8 @@ def layout(space: gymnasium.Space[Any], name: str) -> Layout:
     if not isinstance(space, spaces.Box):
         raise ValueError(
             f"observations of {name!r} are {_short(space)}; expected a Box: "
-            "wrap the environment in gymnasium.wrappers.FlattenObservation"
+            "wrap the environment in gymnasium.wrappers.FlattenObservation, in a function of yours "
+            "that --env names as module:function"
         )
     shape = space.shape
     if 0 in shape:

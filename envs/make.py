@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["EnvName", "make", "names", "resolve"]
 
+EVALUATION_STEPS = 27_000
+"""Agent steps to an evaluation's episode outside Atari, as many as half an hour of Atari has: an
+environment without a limit of its own would never end under a policy that survives."""
+
 
 def make(
     config: EnvConfig,
@@ -33,9 +37,10 @@ def make(
     """Make the environments that `config` names, stepped together.
 
     `num_envs` takes the place of the config's. `evaluation` is for scores: in Atari no life loss,
-    whole rewards and the protocol's time limit for evaluation; nothing changes elsewhere. `render`
-    lets lane 0 be drawn. Raises ValueError, in one line, for a name that is not known, a value out
-    of range, or an environment whose observations or actions are of a kind that is not supported.
+    whole rewards and the protocol's time limit for evaluation; elsewhere a limit of
+    `EVALUATION_STEPS` where the config gives none. `render` lets lane 0 be drawn. Raises
+    ValueError, in one line, for a name that is not known, a value out of range, or an environment
+    whose observations or actions are of a kind that is not supported.
     """
     lanes = config.num_envs if num_envs is None else num_envs
     _check(config, lanes, seed)
@@ -63,17 +68,28 @@ def make(
         [partial(one, render=render and lane == 0) for lane in range(lanes)],
         seed=seed,
         stack=config.frame_stack,
+        limit=config.max_episode_steps or (EVALUATION_STEPS if evaluation else 0),
         render=render,
         name=name.id,
     )
 
 
 def _check(config: EnvConfig, lanes: int, seed: int) -> None:
-    least = {"num_envs": 1, "frame_stack": 0, "frame_size": 1, "env_threads": 0}
+    least = {
+        "num_envs": 1,
+        "frame_stack": 0,
+        "frame_size": 1,
+        "env_threads": 0,
+        "max_episode_steps": 0,
+    }
     for field, low in least.items():
         value = lanes if field == "num_envs" else getattr(config, field)
         if value < low:
             raise ValueError(f"{field} is {value}; it must be at least {low}")
+    if config.frame_size > 1024:
+        raise ValueError(
+            f"frame_size is {config.frame_size}; it must be at most 1024 (the screen is 210x160)"
+        )
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
 

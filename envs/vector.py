@@ -61,6 +61,10 @@ class VectorEnv(Protocol):
     """The environment's own number for action 0 of a Discrete space."""
     protocol: AtariProtocol | None
     """The Atari protocol, None elsewhere."""
+    frame_rate: float
+    """Agent steps to a second of the environment's own time."""
+    episode_limit: int
+    """Agent steps after which episodes are cut off beyond the environment's rules; 0 never."""
 
     def reset(self) -> np.ndarray:
         """Start every lane anew, from the seed given to `make`; returns the first frames."""

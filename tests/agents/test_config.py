@@ -55,6 +55,13 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert config.load(tmp_path) == saved
 
 
+def test_the_file_names_the_version_that_wrote_it(tmp_path: Path) -> None:
+    from importlib.metadata import version
+
+    text = resolve().save(tmp_path).read_text()
+    assert f"version: {version('sightline-rl')}\n" in text
+
+
 def test_flat_names_every_option() -> None:
     flat = resolve(seed=9).flat()
     assert flat["seed"] == 9 and flat["env"] == "Breakout" and flat["n_step"] == 3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.dqn import DQN, pick
-from agents.graph import Step
+from agents.graph import Forward, Step
 from configs.dqn import DQNConfig
 from replay import Field, PrioritizedReplay
 from tests.replay.test_kernels import NoSync
@@ -96,6 +96,30 @@ def test_pick_takes_each_rows_action() -> None:
 def test_a_graph_needs_a_gpu() -> None:
     with pytest.raises(ValueError, match="agent and replay on one CUDA device; the agent lives on"):
         Step(agent({}), filled(), 8, graph=True)
+
+
+def test_forward_is_the_function_itself_on_the_cpu() -> None:
+    seen = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return 2 * x
+
+    forward, x = Forward(double), torch.arange(3.0)
+    assert forward(x).tolist() == [0, 2, 4] and seen[0] is x
+
+
+@gpu
+def test_acting_in_a_graph_equals_eager_and_follows_the_weights() -> None:
+    learner = agent({}, "cuda")
+    for turn in range(8):
+        for size in (3, 5):
+            observation = torch.randint(0, 256, (size, 4, 40, 40), dtype=torch.uint8, device="cuda")
+            expected = learner.values(observation).argmax(1)
+            assert torch.equal(learner._best(observation), expected)
+        with torch.no_grad():
+            for parameter in learner.online.parameters():
+                parameter.add_(0.1 * (turn + 1) * torch.randn_like(parameter))
 
 
 @gpu

@@ -24,6 +24,7 @@ class Recorder:
     """An agent that acts at random, keeps every batch, and gives made-up errors."""
 
     device = torch.device("cpu")
+    generator = torch.Generator()
     beta = 1.0
 
     def __init__(self) -> None:
@@ -45,9 +46,11 @@ class Recorder:
         self.seen.append(observation.clone())
         return self.random.integers(0, 3, len(observation))
 
-    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def learn(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         self.batches.append(batch)
         return {"loss": torch.zeros(())}, torch.from_numpy(self.random.random(len(batch.reward)))
+
+    def advance(self) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -254,6 +254,12 @@ def test_refusals_leave_no_folder(tmp_path: Path, options: dict[str, Any], messa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_networks_beyond_memory_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MemoryError, match="hidden is 1000000000000"):
+        start(tmp_path, hidden=10**12)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_run_too_short_to_learn_says_so(tmp_path: Path) -> None:
     run = start(tmp_path, steps=40)
     assert "nothing will be learned" in run.notes[0]

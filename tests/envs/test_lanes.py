@@ -233,6 +233,46 @@ def test_truncation_of_a_time_limit() -> None:
     lanes.close()
 
 
+def endless(**_: Any) -> TaggedEnv:
+    return TaggedEnv(ends=((10_000, "terminated"),))
+
+
+def test_a_limit_truncates_what_never_ends() -> None:
+    lanes = Lanes([endless, partial(TaggedEnv, ends=((3, "terminated"),))], seed=3, limit=3)
+    lanes.reset()
+    ended = []
+    for _ in range(9):
+        lanes.send(np.zeros(2, np.int64))
+        step = lanes.recv()
+        ended.append((step.truncated.tolist(), step.terminated.tolist()))
+        for episode in step.episodes:
+            assert episode.length == 3
+    # the step that ends an episode, then one that resets; an end of its own stays what it is
+    expected = [([False] * 2, [False] * 2)] * 9
+    expected[2] = expected[6] = ([True, False], [False, True])
+    assert ended == expected
+    lanes.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "evaluation", "limit"), [(0, False, 0), (0, True, 27_000), (50, False, 50)]
+)
+def test_only_evaluations_have_a_limit_that_nobody_gave(
+    given: int, evaluation: bool, limit: int
+) -> None:
+    config = EnvConfig(env="CartPole-v1", num_envs=1, max_episode_steps=given)
+    lanes = make(config, seed=0, evaluation=evaluation)
+    assert lanes.episode_limit == limit
+    assert lanes.frame_rate == 50  # what CartPole's metadata says
+    lanes.close()
+
+
+def test_a_pace_that_says_nothing_is_thirty() -> None:
+    lanes = tagged(1)
+    assert lanes.frame_rate == 30
+    lanes.close()
+
+
 def test_box_actions_pass_as_float32() -> None:
     lanes = make(EnvConfig(env="Pendulum-v1", num_envs=2, frame_stack=3), seed=1)
     lanes.reset()

@@ -1,0 +1,96 @@
+"""From a config to what a run is put together of: the agent and the replay, on their devices."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+
+from agents.config import TrainConfig
+from agents.dqn import DQN
+from agents.errors import CheckpointError
+from agents.loop import Agent, action_field, observation_field
+from envs.vector import VectorEnv
+from replay import PrioritizedReplay
+
+
+def build_agent(
+    chosen: TrainConfig, env: VectorEnv, seed: int, device: torch.device | str = "cpu"
+) -> Agent:
+    """The agent of a config for what `env` shows and takes; ValueError where it can't learn it."""
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        raise ValueError(
+            f"dqn needs discrete actions and {chosen.env.env} takes {space}; use an algorithm for "
+            "continuous actions, or an environment wrapper that makes them discrete"
+        )
+    shape = observation_field(env).stacked_shape
+    try:
+        return DQN(chosen.agent, shape, int(space.n), device=device, seed=seed)
+    except RuntimeError as error:  # torch's out-of-memory errors; the CPU's has no type of its own
+        if "memory" not in str(error):
+            raise
+        raise MemoryError(
+            f"the networks don't fit in the memory of {device}: hidden is {chosen.agent.hidden}, "
+            f"encoder_width {chosen.agent.encoder_width:g}, observations are {shape}"
+        ) from None
+
+
+def build_replay(
+    chosen: TrainConfig, env: VectorEnv, agent: Agent, seed: int, notes: list[str]
+) -> PrioritizedReplay:
+    """The replay on the device asked for; `notes` tells where `auto` had to turn to the CPU.
+
+    Raises ValueError for a device that isn't there, MemoryError where the capacity doesn't fit.
+    """
+    build = partial(
+        PrioritizedReplay,
+        chosen.agent.replay_capacity,
+        observation_field(env),
+        action_field(env),
+        lanes=env.num_envs,
+        n_step=chosen.agent.n_step,
+        gamma=chosen.agent.gamma,
+        alpha=chosen.agent.priority_alpha,
+        seed=seed,
+    )
+    where = chosen.run.replay_device
+    if where != "auto":
+        device = pick_device(where, "replay_device")
+        if device.type == "cuda" and agent.device.type != "cuda":
+            raise ValueError(
+                f"replay_device is cuda, and the networks live on the {agent.device}; use auto"
+            )
+        return build(device=device)
+    try:
+        return build(device=agent.device)
+    except MemoryError as error:
+        if agent.device.type == "cpu":
+            raise
+        notes.append(f"the replay lives in the CPU's memory: {error}")
+        return build(device="cpu")
+
+
+def pick_device(name: str, option: str = "device") -> torch.device:
+    """auto, cpu or cuda as a device; ValueError for cuda where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{option} is cuda, and torch sees no CUDA GPU here; use cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def restore(agent: Agent, state: dict[str, Any], source: Path) -> None:
+    """Load an agent's state; CheckpointError where it belongs to another network."""
+    here, there = agent.state_dict()["online"], state["online"]
+    for name in [*here, *there]:
+        shapes = [tuple(x[name].shape) if name in x else "absent" for x in (there, here)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"{source} does not fit this environment and config: {name} is {shapes[0]} in it "
+                f"and {shapes[1]} here"
+            )
+    agent.load_state_dict(state)

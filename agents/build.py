@@ -18,9 +18,18 @@ from replay import PrioritizedReplay
 
 
 def build_agent(
-    chosen: TrainConfig, env: VectorEnv, seed: int, device: torch.device | str = "cpu"
+    chosen: TrainConfig,
+    env: VectorEnv,
+    seed: int,
+    device: torch.device | str = "cpu",
+    *,
+    pretrained: bool = False,
 ) -> Agent:
-    """The agent of a config for what `env` shows and takes; ValueError where it can't learn it."""
+    """The agent of a config for what `env` shows and takes; ValueError where it can't learn it.
+
+    Its encoder's weights are read from their file if `pretrained`: an agent that a checkpoint
+    follows needs none.
+    """
     space = env.action_space
     if not isinstance(space, gymnasium.spaces.Discrete):
         raise ValueError(
@@ -29,7 +38,9 @@ def build_agent(
         )
     shape = observation_field(env).stacked_shape
     try:
-        return DQN(chosen.agent, shape, int(space.n), device=device, seed=seed)
+        return DQN(
+            chosen.agent, shape, int(space.n), device=device, seed=seed, pretrained=pretrained
+        )
     except RuntimeError as error:  # torch's out-of-memory errors; the CPU's has no type of its own
         if "memory" not in str(error):
             raise

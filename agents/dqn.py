@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from agents.graph import Forward
 from agents.linear import Linear
 from agents.noisy import NoisyLinear, resample, silence
+from agents.perception import learnable, perceive
 from agents.rmsprop import CentredRMSprop
 from configs.dqn import DQNConfig, check
 from replay import Batch
-from vision import build_encoder, initialise
+from vision import initialise
 
 if TYPE_CHECKING:
     from agents.session import Session
@@ -94,19 +95,22 @@ class QNetwork(nn.Module):
         observation_shape: tuple[int, ...],
         num_actions: int,
         bf16: bool = False,
+        pretrained: bool = True,
     ) -> None:
         super().__init__()
         self.bf16 = bf16
         linear = NoisyLinear if config.noisy else Linear
         self.num_actions, self.hidden, self.dueling = num_actions, config.hidden, config.dueling
         self.atoms = config.atoms if config.distributional else 1
-        self.encoder = build_encoder(config.encoder, observation_shape, width=config.encoder_width)
+        self.encoder, self.report = perceive(config, observation_shape, config.init, pretrained)
         self.first = linear(self.encoder.feature_dim, config.hidden * (1 + config.dueling))
         self.advantage = linear(config.hidden, num_actions * self.atoms)
         self.value = linear(config.hidden, self.atoms) if config.dueling else None
         support = torch.linspace(config.v_min, config.v_max, self.atoms)
         self.register_buffer("support", support, persistent=False)
-        initialise(self, config.init)
+        for layer in (self.first, self.advantage, self.value):
+            if layer is not None:
+                initialise(layer, config.init)
 
     def forward(self, observation: Tensor) -> Tensor:
         """(B, *observation_shape) -> (B, A) action values, or (B, A, N) logits, float32."""
@@ -133,6 +137,7 @@ class DQN:
     observation_shape  of the stacked observation: (stack * C, H, W), or (D,)
     num_actions        actions are 0 .. num_actions - 1
     seed               of the initial weights, the exploration and the noise
+    pretrained         read `encoder_weights`, where the config names any; `report` tells of them
     """
 
     def __init__(
@@ -143,15 +148,16 @@ class DQN:
         *,
         device: str | torch.device = "cpu",
         seed: int = 0,
+        pretrained: bool = True,
     ) -> None:
         check(config)
         self.config, self.num_actions = config, num_actions
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            online = QNetwork(
-                config, observation_shape, num_actions, _bf16(config.precision, self.device)
-            )
+            bf16 = _bf16(config.precision, self.device)
+            online = QNetwork(config, observation_shape, num_actions, bf16, pretrained)
+        self.report = online.report
         self.online = online.to(self.device).eval()
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.generator = torch.Generator(self.device).manual_seed(seed)
@@ -299,19 +305,13 @@ class DQN:
         self.updates = state["updates"]
 
 
-def _optimizer(config: DQNConfig, network: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(config: DQNConfig, network: QNetwork) -> torch.optim.Optimizer:
+    parameters = learnable(config, network.encoder, network)
+    rate, eps = config.learning_rate, config.optimizer_eps
     if config.optimizer == "adam":
-        parameters = list(network.parameters())
-        return torch.optim.Adam(
-            parameters,
-            config.learning_rate,
-            eps=config.optimizer_eps,
-            fused=True,
-            capturable=parameters[0].is_cuda,
-        )
-    return CentredRMSprop(
-        network.parameters(), config.learning_rate, config.rmsprop_decay, config.optimizer_eps
-    )
+        on_gpu = network.support.is_cuda
+        return torch.optim.Adam(parameters, rate, eps=eps, fused=True, capturable=on_gpu)
+    return CentredRMSprop(parameters, rate, config.rmsprop_decay, eps)
 
 
 def _bf16(precision: str, device: torch.device) -> bool:

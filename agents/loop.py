@@ -22,6 +22,9 @@ from replay import Field, PrioritizedReplay
 class Agent(Learner, Protocol):
     """What an algorithm offers; no base class."""
 
+    report: str
+    """What became of its encoder's pretrained weights; empty without any."""
+
     def anneal(self, step: int, steps: int) -> dict[str, float]: ...
 
     def act(

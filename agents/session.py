@@ -242,7 +242,7 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     chosen = config.resolve(algorithm, preset, overrides, image=True)
     if preset is None and not _shows_images(chosen):
         chosen = config.resolve(algorithm, None, overrides, image=False)
-    session = _assemble(Path(), chosen, seed=chosen.run.seed)
+    session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
     try:
         session.replay.reset(session.env.reset())
         session.run_dir = config.make_run_dir(chosen)
@@ -327,12 +327,13 @@ def derive(seed: int, *use: int) -> int:
     return int(np.random.SeedSequence((seed, *use)).generate_state(1)[0])
 
 
-def _assemble(folder: Path, chosen: TrainConfig, seed: int) -> Session:
+def _assemble(folder: Path, chosen: TrainConfig, seed: int, *, pretrained: bool = False) -> Session:
     torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
     keep_freed_memory()
     env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
-    agent = build_agent(chosen, env, chosen.run.seed, pick_device(chosen.run.device))
-    notes: list[str] = []
+    device = pick_device(chosen.run.device)
+    agent = build_agent(chosen, env, chosen.run.seed, device, pretrained=pretrained)
+    notes = [agent.report] if agent.report else []
     replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
     return Session(folder, chosen, env, agent, replay, notes=notes)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from configs import encoder
+from configs.encoder import EncoderConfig
+
 
 @dataclass(frozen=True)
-class DQNConfig:
+class DQNConfig(EncoderConfig):
     """Deep Q-learning by independent switches; the papers' agents are presets over it."""
 
-    encoder: str = "nature"
-    """Perception encoder, by its registered name (`agents list encoders`)."""
-    encoder_width: float = 1.0
-    """Scale of the encoder's channels; below 1 trades capacity for speed."""
     hidden: int = 512
     """Units of the fully connected layer in each head."""
     double: bool = True
@@ -78,11 +77,12 @@ class DQNConfig:
 
 def check(config: DQNConfig) -> None:
     """Raise ValueError, in one line, for a value out of its range."""
+    encoder.check(config)
     positive = ("hidden", "n_step", "replay_capacity", "batch_size", "target_update_every")
     for name in positive:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("encoder_width", "update_every", "learning_rate", "optimizer_eps"):
+    for name in ("update_every", "learning_rate", "optimizer_eps"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
     unit = (

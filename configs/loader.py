@@ -214,7 +214,7 @@ def _either(choices: Sequence[Any]) -> str:
 
 
 def docs(config: type[Any]) -> dict[str, str]:
-    """The docstring under each field of a dataclass, on one line: the command line's help.
+    """The docstring under each field of a dataclass and its bases, on one line: the help.
 
     Python keeps no docstring of a field, so they are read from the source.
     """
@@ -222,9 +222,12 @@ def docs(config: type[Any]) -> dict[str, str]:
     import inspect
     import textwrap
 
+    found: dict[str, str] = {}
+    for base in config.__bases__:
+        if is_dataclass(base):
+            found |= docs(base)
     body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found: dict[str, str] = {}
     for statement, following in zip(body.body, body.body[1:], strict=False):
         if (
             isinstance(statement, ast.AnnAssign)

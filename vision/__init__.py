@@ -13,6 +13,7 @@ from typing import Any
 _PUBLIC = {
     "Encoder": "vision.encoder",
     "build_encoder": "vision.encoder",
+    "find": "vision.registry",
     "freeze": "vision.train",
     "grad_cam": "vision.gradcam",
     "guided_backprop": "vision.gradcam",

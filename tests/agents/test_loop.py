@@ -25,6 +25,7 @@ class Recorder:
 
     device = torch.device("cpu")
     generator = torch.Generator()
+    report = ""
     beta = 1.0
 
     def __init__(self) -> None:

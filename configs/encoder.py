@@ -1,0 +1,44 @@
+"""The options of an agent's perception encoder, shared by every algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which encoder, of what size, from which weights, and whether it learns."""
+
+    encoder: str = "nature"
+    """Perception encoder, by its registered name (`agents list encoders`)."""
+    encoder_width: float = 1.0
+    """Scale of the encoder's channels; below 1 trades capacity for speed."""
+    encoder_head: Literal["auto", "flatten", "pool", "softmax"] = "auto"
+    """What makes a vector of its last map: all of it, its mean, or where each channel is active
+    (spatial softmax); auto is the encoder's own."""
+    encoder_norm: Literal["auto", "batch", "group", "none"] = "auto"
+    """Normalisation in VGG and ResNet; auto is the encoder's own."""
+    encoder_normalize: Literal["auto", "none", "imagenet"] = "auto"
+    """Shift and scale of VGG's and ResNet's pixels; auto is imagenet with pretrained weights."""
+    encoder_weights: str = ""
+    """Pretrained weights: a .safetensors or .pth file, torchvision:NAME or timm:NAME."""
+    encoder_freeze: bool = False
+    """Hold the encoder as it is, statistics of BatchNorm included."""
+    encoder_learning_rate: float = 0.0
+    """Learning rate of the encoder alone; 0 takes learning_rate."""
+
+
+def check(config: EncoderConfig) -> None:
+    """Raise ValueError, in one line, for a value out of its range."""
+    if not config.encoder_width > 0:
+        raise ValueError(f"encoder_width is {config.encoder_width}; it must be above 0")
+    if not config.encoder_learning_rate >= 0:
+        raise ValueError(
+            f"encoder_learning_rate is {config.encoder_learning_rate}; it must be 0 or more"
+        )
+    if config.encoder_freeze and config.encoder_learning_rate:
+        raise ValueError(
+            f"encoder_learning_rate is {config.encoder_learning_rate}, and encoder_freeze is on: "
+            "a frozen encoder learns nothing"
+        )

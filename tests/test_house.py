@@ -28,7 +28,10 @@ NEVER = {
     "replay": {"gymnasium", "ale_py"},
     "vision": {"gymnasium", "ale_py"},
 }
-HEAVY = {"torch", "gymnasium", "numba", "tensorboard", "ale_py", "cv2", "av", "matplotlib"}
+HEAVY = {
+    "torch", "gymnasium", "numba", "tensorboard", "ale_py", "cv2", "av", "matplotlib",
+    "stable_baselines3",
+}  # fmt: skip
 
 
 def modules(folder: str) -> list[Path]:

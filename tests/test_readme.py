@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_every_block_is_known_here() -> None:
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 def test_player_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +45,13 @@ def test_replay_block() -> None:
     batch = names["batch"]
     assert batch.observation.shape == (4, 4, 84, 84)  # type: ignore[attr-defined]
     assert batch.reward.tolist() == pytest.approx([1 + 0.99 + 0.99**2] * 4)  # type: ignore[attr-defined]
+
+
+def test_stable_baselines3_block() -> None:
+    pytest.importorskip("stable_baselines3", minversion="2.7")
+    smaller = BLOCKS[2].replace("100_000", "1_000").replace("learn(1_000_000)", "learn(120)")
+    assert smaller.count("1_000,") == smaller.count("learn(120)") == 1
+    names: dict[str, Any] = {}
+    exec(smaller, names)
+    assert names["model"]._n_updates == 2
+    assert names["model"].replay_buffer.n_steps == 3

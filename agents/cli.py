@@ -31,6 +31,7 @@ Train agents that control things from pixels, and watch them.
   agents train --resume DIR       go on with a run
   agents eval DIR                 score a run's agent
   agents play DIR                 watch a run's agent, or film it
+  agents explain DIR              film what a run's agent looks at
   agents list WHAT                names of envs, presets or encoders
 
 options:
@@ -83,6 +84,7 @@ def _dispatch(words: list[str]) -> None:
         "train": _train,
         "eval": _eval,
         "play": _play,
+        "explain": _explain,
         "list": _list,
     }
     if not words or words[0] in ("-h", "--help"):
@@ -193,17 +195,59 @@ def _play(words: list[str]) -> None:
     given = parser.parse(words)
     folder = _run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 1), _count(given, "seed", 0, least=0)
-    video = Path(given["video"]) if "video" in given else None
-    if video is not None and video.suffix != ".mp4":
-        raise UsageError(f"--video is {str(video)!r}; its name must end in .mp4")
-    if video is not None and not video.absolute().parent.is_dir():
-        raise UsageError(f"--video is {str(video)!r}; there is no folder {str(video.parent)!r}")
+    video = _video(given)
     from agents.evaluate import play
 
     result = play(folder, video, episodes, seed)
     print(result["text"])
     if result["video"]:
         print(f"video: {result['video']}")
+
+
+def _explain(words: list[str]) -> None:
+    parser = Parser(
+        "agents explain DIR [--video FILE.mp4] [--episodes N]\n       agents explain DIR --sanity",
+        "Film a run's agent with what it looks at (Grad-CAM of the action taken) and its action "
+        "values.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="Run folder.")
+    parser.option("--video", "Film to write (default: a new one in the run folder).", "FILE.mp4")
+    parser.option("--episodes", "Episodes to play (default: 1).", "INT")
+    parser.option("--seed", "Seed of the environment and of the agent (default: 0).", "INT")
+    parser.option(
+        "--sanity",
+        "Tell instead how alike explanations stay when layers are made random, from the output "
+        "down: what stays alike doesn't show what was learned.",
+        action="store_true",
+    )
+    given = parser.parse(words)
+    folder = _run_folder(given["folder"])
+    episodes, seed = _count(given, "episodes", 1), _count(given, "seed", 0, least=0)
+    if "sanity" in given:
+        _tell_sanity(folder, seed)
+        return
+    video = _video(given)
+    from agents.explain import explain
+
+    result = explain(folder, video, episodes, seed)
+    print(result["text"])
+    print(f"video: {result['video']}")
+
+
+def _tell_sanity(folder: Path, seed: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from agents.explain import sanity
+
+    found = sanity(folder, seed=seed)
+    table = Table(title="rank correlation with the trained network's explanation")
+    table.add_column("random from the output down to")
+    for name in found:
+        table.add_column(name, justify="right")
+    for rows in zip(*found.values(), strict=True):
+        table.add_row(rows[0].layer, *(f"{row.rank:.2f}" for row in rows))
+    Console().print(table)
 
 
 def _list(words: list[str]) -> None:
@@ -281,6 +325,18 @@ def _count(given: dict[str, Any], name: str, default: Any, least: int = 1) -> An
     if number < least:
         raise UsageError(f"--{name} is {number}; it must be at least {least}")
     return number
+
+
+def _video(given: dict[str, Any]) -> Path | None:
+    """Where a film goes; None for a new one in the run folder."""
+    if "video" not in given:
+        return None
+    video = Path(given["video"])
+    if video.suffix != ".mp4":
+        raise UsageError(f"--video is {str(video)!r}; its name must end in .mp4")
+    if not video.absolute().parent.is_dir():
+        raise UsageError(f"--video is {str(video)!r}; there is no folder {str(video.parent)!r}")
+    return video
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -104,10 +104,7 @@ def play(
     try:
         agent = load_agent(folder, chosen, env)
         share = evaluation_epsilon(env)
-        if video is None:
-            (folder / "videos").mkdir(exist_ok=True)
-            count = len(list((folder / "videos").iterdir()))
-            video = folder / "videos" / f"{count + 1:03d}.mp4"
+        video = video or new_video(folder)
         played: list[Episode] = []
         with Film(video, round(env.frame_rate)) as film:
             for _, _, _, ended in rollout(agent, env, share, seed):
@@ -118,6 +115,13 @@ def play(
         return {"env": chosen.env.env, "video": str(video), **summary(played, env, share)}
     finally:
         env.close()
+
+
+def new_video(folder: Path) -> Path:
+    """A path for the next film in a run folder, under videos/."""
+    (folder / "videos").mkdir(exist_ok=True)
+    count = len(list((folder / "videos").iterdir()))
+    return folder / "videos" / f"{count + 1:03d}.mp4"
 
 
 def lanes(env: EnvConfig, episodes: int) -> int:

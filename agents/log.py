@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress, TaskID
 
 METRICS = "metrics.jsonl"
@@ -81,6 +82,11 @@ class Logger:
         if self._events is not None:
             self._events.scalar("episode/score", float(score), step)
             self._events.scalar("episode/length", float(length), step)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A picture (H, W, 3) uint8 for TensorBoard."""
+        if self._events is not None:
+            self._events.image(name, picture, step)
 
     def progress(self, step: int, **shown: float) -> None:
         """Tell the console where the run stands; `shown` stays until it is given anew.
@@ -204,6 +210,18 @@ class _Events:
     def scalar(self, name: str, value: float, step: int) -> None:
         summary = self._summary(value=[self._summary.Value(tag=name, simple_value=value)])
         self._add(step=step, summary=summary)
+
+    def image(self, name: str, picture: np.ndarray, step: int) -> None:
+        import cv2
+
+        _, png = cv2.imencode(".png", picture[:, :, ::-1])
+        height, width = picture.shape[:2]
+        image = self._summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png.tobytes()
+        )
+        self._add(
+            step=step, summary=self._summary(value=[self._summary.Value(tag=name, image=image)])
+        )
 
     def flush(self) -> None:
         self._writer.flush()

@@ -74,6 +74,8 @@ class Session:
                         self._save_and_go_on(log)
                     if _crossed(run.eval_every, tick.step, self.env.num_envs):
                         self._evaluate(log, stop)
+                    if _crossed(run.explain_every, tick.step, self.env.num_envs):
+                        self._explain(log)
                     if stop.is_set():
                         break
             except EnvFault:
@@ -221,6 +223,18 @@ class Session:
         log.message(result["text"])
         return result
 
+    def _explain(self, log: Logger) -> None:
+        """A still of what the agent looks at in the first lane."""
+        from agents.explain import look, newest, still
+
+        observation = self.replay.latest()
+        assert isinstance(observation, Tensor)
+        best = self.agent.values(observation[:1]).argmax(1).cpu().numpy()
+        cam, values = look(self.agent, observation[:1], best)
+        picture = newest(observation[0], self.env.stack)
+        names = self.env.action_names
+        log.image(self.step, "grad_cam", still(picture, cam[0], values[0], int(best[0]), names))
+
     def _describe(self) -> str:
         replay = self.replay
         protocol = self.env.protocol
@@ -244,6 +258,11 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
         chosen = config.resolve(algorithm, None, overrides, image=False)
     session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
     try:
+        if chosen.run.explain_every and len(session.env.frame_space.shape) != 3:
+            raise ValueError(
+                f"explain_every is {chosen.run.explain_every}; stills are of agents that see "
+                f"images, and {chosen.env.env!r} shows vectors"
+            )
         session.replay.reset(session.env.reset())
         session.run_dir = config.make_run_dir(chosen)
         chosen.save(session.run_dir)

@@ -30,6 +30,8 @@ class RunConfig:
     """Agent steps between evaluations during training; 0 evaluates only at the end."""
     eval_episodes: int = 30
     """Episodes of an evaluation."""
+    explain_every: int = 0
+    """Agent steps between stills of what the agent looks at, in TensorBoard; 0 makes none."""
     log_every: int = 2_000
     """Agent steps between lines of metrics."""
 
@@ -39,7 +41,7 @@ def check(config: RunConfig) -> None:
     for name in ("steps", "eval_episodes", "log_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("seed", "threads", "checkpoint_every", "eval_every"):
+    for name in ("seed", "threads", "checkpoint_every", "eval_every", "explain_every"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be 0 or more")
     if config.seed >= 2**31:

@@ -66,6 +66,8 @@ class Atari:
         self._env = _make(game, protocol, num_envs, threads, (frame_size, frame_size), grey=True)
         self._twin = _Twin(game, protocol, int(self._seeds[0]), frame_size) if render else None
         actions = [action.value for action in self._env.ale.get_action_set()]
+        names = (action.name.lower() for action in self._env.ale.get_action_set())
+        self.action_names = tuple(names)
         self.action_space: gymnasium.Space[Any] = gymnasium.spaces.Discrete(len(actions))
         after_life = protocol.fire_reset and protocol.life_loss and _FIRE in actions
         self._fire = actions.index(_FIRE) if after_life else None

@@ -65,6 +65,8 @@ class Lanes:
             self._layout = layout(first.observation_space, name)
             self.action_space: gymnasium.Space[Any]
             self.first_action, self.action_space = _actions(first.action_space, name)
+            count = int(getattr(self.action_space, "n", 0))
+            self.action_names = tuple(str(self.first_action + i) for i in range(count))
             if render and first.render_mode != "rgb_array":
                 raise ValueError(
                     f"{name!r} draws no pictures: its render_mode is {first.render_mode!r}, "

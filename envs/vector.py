@@ -57,6 +57,8 @@ class VectorEnv(Protocol):
     """Frames that make an observation; stacking is the replay's work."""
     action_space: gymnasium.spaces.Space[Any]
     """One lane's: Discrete(n) from 0 (the adapter adds `first_action`), or a Box."""
+    action_names: tuple[str, ...]
+    """What the actions of a Discrete space are called, from 0; empty for a Box."""
     first_action: int
     """The environment's own number for action 0 of a Discrete space."""
     protocol: AtariProtocol | None

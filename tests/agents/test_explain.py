@@ -1,0 +1,128 @@
+"""What an agent looks at: maps, stills, films, and the check of randomised weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.dqn import DQN
+from agents.explain import explain, look, newest, sanity, still
+from agents.session import create
+from configs.dqn import DQNConfig
+
+BASE: dict[str, Any] = {
+    "env": "tests.support:TaggedEnv", "steps": 60, "num_envs": 2, "learning_starts": 20,
+    "replay_capacity": 200, "eval_episodes": 1, "encoder_width": 0.1, "hidden": 16,
+    "encoder": "drq", "precision": "fp32", "log_every": 20,
+}  # fmt: skip
+
+
+def run(folder: Path, **options: Any) -> Path:
+    session = create("dqn", "default", {**BASE, "out": str(folder), **options})
+    try:
+        session.run(console=False)
+    finally:
+        session.close()
+    return session.run_dir
+
+
+def test_a_map_is_about_the_action_asked_for() -> None:
+    """A network whose action 0 reads the left half alone, and action 1 the right."""
+    config = DQNConfig(
+        encoder="nature", encoder_width=0.25, hidden=32, dueling=False, precision="fp32"
+    )
+    agent = DQN(config, (1, 84, 84), 2, seed=3)
+    network, side = agent.online, 7
+    with torch.no_grad():
+        weight = network.first.weight.view(32, -1, side, side)
+        weight.abs_()
+        weight[:16, :, :, side // 2 :] = 0  # units 0 to 15 see the left half of the last map
+        weight[16:, :, :, : side // 2 + 1] = 0
+        network.advantage.weight.zero_()
+        network.advantage.weight[0, :16] = 1
+        network.advantage.weight[1, 16:] = 1
+    image = torch.randint(0, 256, (2, 1, 84, 84), dtype=torch.uint8)
+    for action in (0, 1):
+        cams, values = look(agent, image, np.full(2, action))
+        assert cams.shape == (2, 84, 84) and values.shape == (2, 2)
+        assert cams.max() == pytest.approx(1, abs=0.05) and cams.min() >= 0
+    # each sample has its own action
+    cams, _ = look(agent, image, np.array([0, 1]))
+    assert np.allclose(cams[0], look(agent, image, np.array([0, 0]))[0][0], atol=1e-5)
+    assert np.allclose(cams[1], look(agent, image, np.array([1, 1]))[0][1], atol=1e-5)
+    assert not np.allclose(cams[1], look(agent, image, np.array([0, 0]))[0][1], atol=1e-2)
+
+
+def test_a_still_is_hot_where_the_map_is_and_marks_the_choice() -> None:
+    picture = np.full((60, 50, 3), 100, np.uint8)
+    cam = np.zeros((6, 5), np.float32)
+    cam[0, 0] = 1
+    found = still(picture, cam, np.array([1.0, 3.0]), 1, ("left", "right"))
+    assert found.dtype == np.uint8 and found.shape[0] >= 420
+    factor = found.shape[0] // 60
+    seen = found[:, : 50 * factor]
+    assert (seen[-40:, -40:] == 100).all()  # cold: the picture as it is
+    red, _, blue = (int(c) for c in seen[5, 5])
+    assert red > blue + 50  # hot: red over it
+    panel = found[:, 50 * factor :]
+    orange = (panel == (240, 170, 60)).all(2)
+    assert orange[len(panel) // 2 :].any() and not orange[: len(panel) // 2].any()
+
+
+def test_the_newest_frame_as_a_picture() -> None:
+    grey = torch.arange(4, dtype=torch.uint8).view(4, 1, 1).expand(4, 2, 2)
+    assert (newest(grey, 4) == 3).all() and newest(grey, 4).shape == (2, 2, 3)
+    colour = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1).expand(3, 2, 2)
+    assert newest(colour, 1)[0, 0].tolist() == [0, 128, 255]
+
+
+def test_a_film_of_what_it_looks_at(tmp_path: Path) -> None:
+    import av
+
+    folder = run(tmp_path)
+    result = explain(folder, tmp_path / "film.mp4", episodes=2)
+    assert len(result["scores"]) == 2
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        pictures = sum(1 for _ in film.decode(video=0))
+        stream = film.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.width > stream.height  # the panel stands beside the picture
+    # every picture that was acted on, the one before each reset too
+    assert pictures == sum(result["lengths"]) + 1
+    assert Path(explain(folder)["video"]).parent == folder / "videos"
+
+
+def test_the_check_of_randomised_weights(tmp_path: Path) -> None:
+    found = sanity(run(tmp_path), samples=3)
+    assert set(found) == {"Grad-CAM", "guided backpropagation"}
+    for rows in found.values():
+        assert [row.layer for row in rows] == [row.layer for row in found["Grad-CAM"]]
+        assert rows[0].layer == "value" and rows[-1].layer.startswith("encoder")
+
+
+def test_stills_in_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run(tmp_path, explain_every=30)
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    stills = events.Images("grad_cam")
+    assert [image.step for image in stills] == [30, 60]
+    assert stills[0].encoded_image_string.startswith(b"\x89PNG") and stills[0].height >= 420
+
+
+def test_vectors_have_nothing_to_look_at(tmp_path: Path) -> None:
+    options = {**BASE, "env": "CartPole-v1", "encoder": "mlp", "out": str(tmp_path)}
+    with pytest.raises(ValueError, match="explain_every is 10; stills are of agents that see"):
+        create("dqn", "classic", {**options, "explain_every": 10})
+    assert not any(tmp_path.iterdir())
+    session = create("dqn", "classic", options)
+    session.run(console=False)
+    session.close()
+    for command in (explain, sanity):
+        with pytest.raises(ValueError, match="explain needs an agent that sees images"):
+            command(session.run_dir)

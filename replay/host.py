@@ -15,66 +15,51 @@ from replay.generators import generator_from
 from replay.ring import Ring, Slots
 from replay.sorting import Sorting
 from replay.store import Array, Lanes, Sample
-from replay.tree import FAN_OUT, TINY, PriorityTree
+from replay.tree import BLOCK, TINY, PriorityTree
 from replay.tree_least import LeastTree
 from replay.types import Field
 
 
-@njit(nogil=True, inline="always")
-def _leaf(priority, alpha, ranked, table):  # type: ignore[no-untyped-def]
-    """p^alpha or rank^-alpha, and never the 0 that says that a row is not open."""
-    size = np.float64(priority)
-    if ranked:
-        size = 1.0 / np.float64(1 + table.size - np.searchsorted(table, priority, side="right"))
-    return max(np.float32(size**alpha), TINY)
-
-
-@njit("void(f4[::1], f8, b1, f4[::1], f4[::1])", nogil=True, cache=True)
-def _leaves(priority, alpha, ranked, table, out):  # type: ignore[no-untyped-def]
-    for i in range(priority.size):
-        out[i] = _leaf(priority[i], alpha, ranked, table)
-
-
 @njit(
-    "UniTuple(i8, 2)(i8[::1], f4[::1], i8[::1], f4[::1], f4[::1], f8, f8, b1, f4[::1], f4[::1],"
-    " i8[::1], f4[::1])",
+    "UniTuple(i8, 2)(i8[::1], f4[::1], i8[::1], f4[::1], f4[::1], b1, f8, f4[::1], i8[::1])",
     nogil=True,
     cache=True,
+    error_model="numpy",
 )
 def _refresh(  # type: ignore[no-untyped-def]
-    row, error, written, leaves, priority, alpha, eps, ranked, table, greatest, slots, out
+    row, error, written, leaves, priority, fixed, eps, greatest, slots
 ):
-    """New priorities of rows; fills slots and leaves, and counts them and the NaNs.
+    """New priorities of rows: fills their slots, and counts them and the NaNs.
 
     With nothing changed, (-1, position) for a row that no lane has written yet.
     """
     lanes = written.size
-    rows = priority.size // lanes
+    size = priority.size
     for i in range(row.size):
-        if row[i] < 0 or row[i] // lanes >= written[row[i] % lanes]:
+        time = row[i] // lanes
+        end = written[row[i] - time * lanes]
+        if row[i] < 0 or time >= end:
             return -1, i
+        slots[i] = -1 if fixed or (end - time) * lanes > size else row[i] % size
     kept = 0
     nans = 0
-    # The leaves wait for a second pass: an infinite error gets this batch's greatest priority too.
+    most = greatest[0]
+    value = np.empty(row.size, np.float32)
     for i in range(row.size):
         if np.isnan(error[i]):
             nans += 1
             continue
-        time = row[i] // lanes
-        lane = row[i] - time * lanes
-        slot = (time % rows) * lanes + lane
-        if alpha == 0 or time < written[lane] - rows or leaves[slot] == 0:
+        if slots[i] < 0 or leaves[slots[i]] == 0:
             continue
-        value = np.float32(min(np.float64(abs(error[i])) + eps, np.inf))
-        if value < np.inf:
-            greatest[0] = max(greatest[0], value)
-        slots[kept] = slot
-        out[kept] = max(value, TINY)
+        slots[kept] = slots[i]
+        value[kept] = max(np.float32(np.float64(abs(error[i])) + eps), TINY)
+        if value[kept] < np.inf:
+            most = max(most, value[kept])
         kept += 1
+    # Now, because an infinite error gets this batch's greatest priority too.
     for i in range(kept):
-        value = min(out[i], greatest[0])
-        priority[slots[i]] = value
-        out[i] = _leaf(value, alpha, ranked, table)
+        priority[slots[i]] = min(value[i], most)
+    greatest[0] = most
     return kept, nans
 
 
@@ -165,19 +150,19 @@ class HostStore:
         )
 
     def update(self, row: Tensor, error: Tensor) -> None:
-        rows: Slots = row.detach().to("cpu", torch.int64).contiguous().numpy()
-        values = error.detach().to("cpu", torch.float32).contiguous().numpy()
+        rows: Slots = np.ascontiguousarray(row.long().numpy(force=True))
+        values = np.ascontiguousarray(error.float().numpy(force=True))
         slots = np.empty(rows.size, np.int64)
-        leaf = np.empty(rows.size, np.float32)
         kept, count = _refresh(
-            rows, values, self.ring.written, self.tree.leaves, self.priority, self.alpha,
-            self.eps, self.ranked, self.table, self.greatest, slots, leaf,
+            rows, values, self.ring.written, self.tree.leaves, self.priority, self.alpha == 0,
+            self.eps, self.greatest, slots,
         )  # fmt: skip
         if kept < 0:
             raise ValueError(f"index holds {rows[count]}, a row that no batch could have had")
         self.nan_count += count
         if kept:
-            self._set(slots[:kept], leaf[:kept])
+            slots = slots[:kept]
+            self._set(slots, self._leaf(self.priority[slots]))
 
     # ------------------------------------------------------------------------------- snapshots
 
@@ -237,12 +222,17 @@ class HostStore:
         if self.ranked:
             self.table = np.sort(self.priority[is_open])
             self.sorting.done()
-        leaf = np.empty(self.priority.size, np.float32)
-        _leaves(self.priority, self.alpha, self.ranked, self.table, leaf)
-        leaf[~is_open] = 0
-        self.tree.fill(leaf)
+        self.tree.fill(np.where(is_open, self._leaf(self.priority), np.float32(0)))
         if self.least is not None:
-            self.least.refresh(np.arange(0, self.priority.size, FAN_OUT))
+            self.least.refresh(np.arange(0, self.priority.size, BLOCK))
+
+    def _leaf(self, priority: NDArray[np.float32]) -> NDArray[np.float32]:
+        """p^alpha or rank^-alpha; above 0 where p is, because alpha is at most 1."""
+        size = priority.astype(np.float64)
+        if self.ranked:
+            better = self.table.size - np.searchsorted(self.table, priority, side="right")
+            size = 1.0 / (1 + better)
+        return np.power(size, self.alpha, out=size).astype(np.float32)
 
     def _set(self, slots: Slots, leaf: NDArray[np.float32]) -> None:
         self.tree.set(slots, leaf)
@@ -256,8 +246,6 @@ class HostStore:
             self._set(closed, np.zeros(closed.size, np.float32))
         if opened.size:
             priority = np.full(opened.size, self.greatest[0])
-            leaf = np.empty(opened.size, np.float32)
-            _leaves(priority, self.alpha, self.ranked, self.table, leaf)
             self.priority[opened] = priority
-            self._set(opened, leaf)
+            self._set(opened, self._leaf(priority))
         self.sampleable += opened.size - closed.size

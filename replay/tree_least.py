@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from replay.tree import FAN_OUT
+from replay.tree import BLOCK
 
 _SHIFT = 4
 
@@ -19,8 +19,8 @@ def _lower(leaves, minima, levels, nodes):  # type: ignore[no-untyped-def]
         for i in range(nodes.size):
             nodes[i] >>= _SHIFT
             least = np.float32(np.inf)
-            start = first + nodes[i] * FAN_OUT
-            for value in values[start : start + FAN_OUT]:
+            start = first + nodes[i] * BLOCK
+            for value in values[start : start + BLOCK]:
                 if value > 0:
                     least = min(least, value)
             minima[levels[level] + nodes[i]] = least
@@ -31,13 +31,13 @@ class LeastTree:
 
     def __init__(self, leaves: NDArray[np.float32]) -> None:
         self._leaves = leaves
-        counts = [leaves.size // FAN_OUT]  # minima of each level: one for each block below
+        counts = [leaves.size // BLOCK]  # minima of each level: one for each block below
         while counts[-1] > 1:
-            counts.append(-(-counts[-1] // FAN_OUT))
-        padded = [-(-count // FAN_OUT) * FAN_OUT for count in counts]
+            counts.append(-(-counts[-1] // BLOCK))
+        padded = [-(-count // BLOCK) * BLOCK for count in counts]
         self._levels = np.cumsum([0, *padded[:-1]]).astype(np.int64)
         self._minima = np.full(sum(padded), np.inf, np.float32)
-        self.refresh(np.arange(0, leaves.size, FAN_OUT))
+        self.refresh(np.arange(0, leaves.size, BLOCK))
 
     @property
     def least(self) -> float:

@@ -39,13 +39,16 @@ def _four(values, row, first):  # type: ignore[no-untyped-def]
 def _choose(a, b, c, mass):  # type: ignore[no-untyped-def]
     """Which of four neighbours that begin with a, b, c lies under `mass`, and what is left of it.
 
-    Of a mass below their sum the one is never zero. Products, because a branch on the drawn mass
-    is guessed wrongly every other time.
+    Of a mass below their sum the one is never zero. No branch depends on the drawn mass: it would
+    be guessed wrongly every other time.
     """
     ab = a + b
     abc = ab + c
-    i, j, k = np.int64(a <= mass), np.int64(ab <= mass), np.int64(abc <= mass)
-    return i + j + k, mass - (a * i + b * j + c * k)
+    i, j, k = a <= mass, ab <= mass, abc <= mass
+    before = a if i else 0.0
+    before = ab if j else before
+    before = abc if k else before
+    return np.int64(i) + np.int64(j) + np.int64(k), mass - before
 
 
 @njit(f"void({_TREE}, u4[::1], i8)", nogil=True, cache=True)
@@ -101,7 +104,7 @@ def _descend(leaves, sums, levels, uniforms, stratified, index):  # type: ignore
     """Leaf under each uniform. Rounding may leave a sliver past a node's mass: it is cut off."""
     count = uniforms.size
     mass = np.empty(count, np.float64)
-    nodes = np.zeros(count, np.uint32)
+    nodes = np.zeros(count, np.uint32)  # unsigned, since an index that may be negative costs a test
     total = sums[levels[-1], 0]
     for i in range(count):
         share = (i + uniforms[i]) / count if stratified else uniforms[i]
@@ -134,7 +137,7 @@ def _draw(leaves, sums, levels, uniforms, index, share):  # type: ignore[no-unty
     _descend(leaves, sums, levels, uniforms, True, index)
     least = np.inf
     for i in range(index.size):
-        share[i] = leaves[index[i] // BLOCK, index[i] % BLOCK]
+        share[i] = leaves[index[i] >> 4, index[i] & 15]
         least = min(least, share[i])
     for i in range(index.size):
         share[i] = least / share[i]
@@ -147,8 +150,8 @@ class PriorityTree:
     """
 
     def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"size is {size}; it must be at least 1")
+        if not 1 <= size <= 1 << 32:
+            raise ValueError(f"size is {size}; it must lie in [1, 2^32]")
         self.size = size
         counts = [-(-size // BLOCK)]  # sums of each level: one for each block or node below
         while counts[-1] > 1:

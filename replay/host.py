@@ -228,11 +228,12 @@ class HostStore:
 
     def _leaf(self, priority: NDArray[np.float32]) -> NDArray[np.float32]:
         """p^alpha or rank^-alpha; above 0 where p is, because alpha is at most 1."""
-        size = priority.astype(np.float64)
         if self.ranked:
-            better = self.table.size - np.searchsorted(self.table, priority, side="right")
-            size = 1.0 / (1 + better)
-        return np.power(size, self.alpha, out=size).astype(np.float32)
+            better = self.table.size - self.table.searchsorted(priority, side="right")
+            leaf = np.power(1.0 + better, -self.alpha)
+        else:
+            leaf = np.power(priority.astype(np.float64), self.alpha)
+        return leaf.astype(np.float32)
 
     def _set(self, slots: Slots, leaf: NDArray[np.float32]) -> None:
         self.tree.set(slots, leaf)

@@ -135,11 +135,13 @@ def main() -> None:
         running[OURS].send_signal(signal.SIGINT)
         for process in running.values():
             process.wait()
-    rows = []
+    rows = [
+        Row(f"{options.env}, to a mean of {score:g}", system, hours, "h")
+        for score in options.score
+        for system, by_score in found.items()
+        if (hours := by_score[score][0]) is not None
+    ]
     for system, by_score in found.items():
-        for score, (hours, _, _) in by_score.items():
-            if hours is not None:
-                rows.append(Row(f"{options.env}, to a mean of {score:g}", system, hours, "h"))
         _, best, steps = by_score[options.score[0]]
         rows.append(Row("best mean of 100 games", system, best, "score"))
         rows.append(Row("agent steps", system, steps, "steps"))

@@ -179,19 +179,21 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         timeout = np.array([bool(info.get("TimeLimit.truncated")) for info in infos])
         cut = over & timeout & self.handle_timeout_termination
         begins = ~(self._running & _same(before, self._newest))
-        blank = np.where(begins, self._blank_at_start(before, begins), self._blank)
+        first = np.flatnonzero(begins)
+        blank = self._blank.copy()
+        blank[first] = self._blank_at_start(before, first)
         self._require_shift(before, after, over)
 
         chosen = np.asarray(action)
         if chosen.shape == (self.n_envs, 1):
             chosen = chosen[:, 0]
-        first = np.flatnonzero(begins)
         if first.size:
             self.replay.reset({"frame": before[first, -1], "blank": blank[first]}, first)
         blank = np.maximum(blank, 1) - np.uint8(1)
         frames: dict[str, ArrayLike] = {"frame": after[:, -1], "blank": blank}
         self.replay.add(frames, chosen, reward, over & ~cut, cut)
-        self._running, self._blank, self._newest = ~over, blank, after
+        self._running, self._blank = ~over, blank
+        self._newest[:] = after
         self._count()
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
@@ -284,14 +286,16 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         found = checks.array(name, given, (self.n_envs, *self.obs_shape), self._frame.dtype)
         if self.stack_axis == -1:
             found = np.moveaxis(found, -1, 1)
-        return np.array(found, order="C").reshape(self._newest.shape)
+        return np.ascontiguousarray(found).reshape(self._newest.shape)
 
-    def _blank_at_start(self, stacks: Array, begins: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """How many zero frames (N,) precede the first, where all that precede it are alike."""
-        older, first = stacks[:, :-1], stacks[:, -1:]
-        repeated = _same(older, np.broadcast_to(first, older.shape))
-        zeros = ~older.reshape(self.n_envs, -1).any(1)
-        self._require(repeated | zeros | ~begins)
+    def _blank_at_start(self, stacks: Array, first: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Zero frames (M,) before the newest, in the environments `first` (M,) that begin."""
+        older, newest = stacks[first, :-1], stacks[first, -1:]
+        repeated = _same(older, np.broadcast_to(newest, older.shape))
+        zeros = _same(older, np.zeros_like(older))
+        right = np.ones(self.n_envs, np.bool_)
+        right[first] = repeated | zeros
+        self._require(right)
         return np.where(repeated, 0, self.frame_stack - 1).astype(np.uint8)
 
     def _require_shift(self, before: Array, after: Array, over: NDArray[np.bool_]) -> None:
@@ -337,5 +341,5 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
 def _same(left: Array, right: Array) -> NDArray[np.bool_]:
     """Whether each (N, ...) of the one equals the other's, (N,)."""
-    equal: NDArray[np.bool_] = (left == right).reshape(len(left), -1).all(1)
+    equal: NDArray[np.bool_] = (left == right).all(tuple(range(1, left.ndim)))
     return equal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -478,7 +479,9 @@ def same_batch(left: PrioritizedSamples, right: PrioritizedSamples) -> None:
 
 
 def test_a_model_and_its_replay_buffer_come_back(tmp_path: Path) -> None:
-    model = catch(n_steps=3, replay_buffer_kwargs={"frame_stack": 2}).learn(400)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*n_steps")
+        model = catch(n_steps=3, replay_buffer_kwargs={"frame_stack": 2}).learn(400)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "memory")
     again = PrioritizedDQN.load(tmp_path / "model", env=model.get_env(), device="cpu")

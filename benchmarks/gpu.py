@@ -198,7 +198,7 @@ def updates(scale: Scale) -> Iterator[Row]:
     """Learner steps a second with the default agent on the Nature network."""
     replay = filled(1 << 17, scale)
     for batch in (32, 256):
-        for precision in ("fp32", "bf16"):
+        for precision in ("fp32", "tf32", "bf16") if scale.cuda else ("fp32",):
             for kind in ("eager", "compiled", "graph", "compiled graph"):
                 torch._dynamo.reset()  # or the kinds before count towards its limit
                 learner = agent(batch, scale, precision)

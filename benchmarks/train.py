@@ -25,7 +25,7 @@ from benchmarks.harness import OURS, Row, report
 
 SAME = {
     "preset": "nature",
-    "num_envs": 8,
+    "num_envs": 16,
     "precision": "auto",
     "optimizer": "adam",
     "learning_rate": 1e-4,

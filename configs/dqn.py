@@ -71,8 +71,8 @@ class DQNConfig(EncoderConfig):
     epsilon_steps: int = 250_000
     """Agent steps over which epsilon falls."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the networks; auto takes bf16 where the processor has it."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """Arithmetic of the networks; auto takes bf16 where the processor has it, tf32 is for GPUs."""
 
 
 def check(config: DQNConfig) -> None:

@@ -64,7 +64,7 @@ class Lanes:
             first = self._envs[0]
             self._layout = layout(first.observation_space, name)
             self.action_space: gymnasium.Space[Any]
-            self.first_action, self.action_space = _actions(first.action_space, name)
+            self.first_action, self.action_space = actions(first.action_space, name)
             count = int(getattr(self.action_space, "n", 0))
             self.action_names = tuple(str(self.first_action + i) for i in range(count))
             if render and first.render_mode != "rgb_array":
@@ -224,7 +224,7 @@ def _frame_rate(metadata: Any) -> float:
     return float(rate) if isinstance(rate, int | float) and 0 < rate <= 1000 else 30.0
 
 
-def _actions(space: gymnasium.Space[Any], name: str) -> tuple[int, gymnasium.Space[Any]]:
+def actions(space: gymnasium.Space[Any], name: str) -> tuple[int, gymnasium.Space[Any]]:
     """The environment's first action, and the space from 0 that agents see."""
     if isinstance(space, spaces.Discrete):
         return int(space.start), spaces.Discrete(int(space.n))

@@ -62,16 +62,20 @@ def make(
         )
     from envs.lanes import Lanes
 
-    one = partial(_make_class if name.kind == "class" else _make_id, name.id)
     return Lanes(
         # Lane 0 alone is drawn; others are spared the renderer.
-        [partial(one, render=render and lane == 0) for lane in range(lanes)],
+        [partial(make_one, name, render=render and lane == 0) for lane in range(lanes)],
         seed=seed,
         stack=config.frame_stack,
         limit=config.max_episode_steps or (EVALUATION_STEPS if evaluation else 0),
         render=render,
         name=name.id,
     )
+
+
+def make_one(name: EnvName, *, render: bool) -> gymnasium.Env[Any, Any]:
+    """One environment that is not Atari's, as it is; errors as those of `make`."""
+    return (_make_class if name.kind == "class" else _make_id)(name.id, render=render)
 
 
 def _check(config: EnvConfig, lanes: int, seed: int) -> None:

@@ -270,6 +270,11 @@ def test_state_round_trip_goes_on_bit_for_bit(rainbow: bool) -> None:
         assert torch.equal(a, b)
 
 
+def test_tf32_is_for_gpus() -> None:
+    with pytest.raises(ValueError, match="precision is tf32, which the cpu doesn't have"):
+        DQN(replace(SMALL, precision="tf32"), (4,), 3)
+
+
 def test_bf16_stays_close_to_fp32() -> None:
     shape = (4, 84, 84)
     exact = DQN(replace(SMALL, encoder="nature", precision="fp32"), shape, 3, seed=1)

@@ -1,0 +1,201 @@
+"""What is wrong with an environment, in plain words, before an agent is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from envs.lanes import actions
+from envs.layout import Checker, layout
+from envs.make import make_one
+from envs.names import resolve
+
+STEPS = 2_000
+"""Random steps that an environment is tried for."""
+REPEATED = 50
+"""Steps of them that are played twice, from one seed."""
+
+
+class Finding(NamedTuple):
+    """One thing that the check saw."""
+
+    kind: Literal["ok", "note", "wrong"]
+    """wrong stops training or spoils it; a note may be as intended."""
+    text: str
+
+
+def check(name: str, seed: int = 0) -> Iterator[Finding]:
+    """Try the environment `name` with random actions; yields findings as they come.
+
+    Looks at spaces, shapes and types, what reset and step return, seeding, ends of episodes and
+    rewards. Stops at the first thing that is wrong beyond going on. Raises ValueError for a name
+    that stands for nothing.
+    """
+    found = resolve(name)
+    if found.kind == "atari":
+        yield Finding("ok", f"{name} is an Atari game, which ALE has checked")
+        return
+    env = make_one(found, render=False)
+    try:
+        yield from _spaces(env, name)
+        yield from _play(env, seed)
+        yield from _seeding(env, seed)
+    except _Wrong as wrong:
+        yield Finding("wrong", str(wrong))
+    finally:
+        env.close()
+
+
+class _Wrong(Exception):
+    """What ends the check."""
+
+
+def _spaces(env: gymnasium.Env[Any, Any], name: str) -> Iterator[Finding]:
+    try:
+        seen = layout(env.observation_space, name)
+        _, taken = actions(env.action_space, name)
+    except ValueError as error:
+        raise _Wrong(str(error)) from None
+    what = "images" if len(seen.frame.shape) == 3 else "vectors"
+    yield Finding(
+        "ok",
+        f"observations are {what}: {env.observation_space.shape} {env.observation_space.dtype}, "
+        f"to the agent {seen.frame.shape}",
+    )
+    if isinstance(taken, gymnasium.spaces.Discrete):
+        yield Finding("ok", f"actions are discrete: {taken.n}")
+    else:
+        yield Finding("note", f"actions are continuous ({env.action_space}); dqn can't take them")
+    if what == "vectors" and np.issubdtype(env.observation_space.dtype, np.floating):
+        space = seen.frame
+        width = float(np.max(np.where(np.isfinite(space.high), np.abs(space.high), 0)))
+        if width > 100:
+            yield Finding(
+                "note",
+                f"observations reach {width:g}; networks learn best from values around 1 "
+                "(gymnasium.wrappers.NormalizeObservation)",
+            )
+
+
+def _play(env: gymnasium.Env[Any, Any], seed: int) -> Iterator[Finding]:
+    checker = Checker(env.observation_space)  # type: ignore[arg-type]  # layout saw that it is a Box
+    env.action_space.seed(seed)
+    rewards, lengths, length = [], [], 0
+    _reset(env, checker, seed)
+    for _ in range(STEPS):
+        action = env.action_space.sample()
+        _, reward, terminated, truncated = _step(env, checker, action)
+        rewards.append(reward)
+        length += 1
+        if terminated or truncated:
+            lengths.append(length)
+            length = 0
+            _reset(env, checker, None)
+    yield Finding("ok", f"{STEPS:,} random steps returned what the spaces announce")
+    greatest = float(np.abs(rewards).max())
+    if lengths:
+        mean = float(np.mean(lengths))
+        yield Finding("ok", f"{len(lengths)} episodes ended, after {mean:.0f} steps on average")
+    else:
+        yield Finding(
+            "note",
+            f"no episode ended in {STEPS:,} steps; --max-episode-steps cuts them off in training",
+        )
+    if greatest == 0:
+        yield Finding(
+            "note",
+            "random actions found no reward at all: an agent that explores so won't either",
+        )
+    elif greatest > 10:
+        yield Finding(
+            "note",
+            f"rewards reach {greatest:g}; presets that learn a distribution (default, rainbow) "
+            "cover returns in [-10, 10]: scale the rewards, or set --v-min and --v-max",
+        )
+
+
+def _seeding(env: gymnasium.Env[Any, Any], seed: int) -> Iterator[Finding]:
+    checker = Checker(env.observation_space)  # type: ignore[arg-type]
+    first, second = (_trajectory(env, checker, seed + 1) for _ in range(2))
+    if not np.array_equal(first[0], second[0]):
+        yield Finding(
+            "wrong",
+            f"reset(seed={seed + 1}) twice gave two first observations: runs can't be repeated; "
+            "call super().reset(seed=seed), and draw from self.np_random alone",
+        )
+    elif not all(np.array_equal(a, b) for a, b in zip(first, second, strict=False)) or (
+        len(first) != len(second)
+    ):
+        yield Finding(
+            "wrong",
+            "the same seed and actions gave two courses of events: draw from self.np_random "
+            "alone, and set every variable anew in reset",
+        )
+    else:
+        yield Finding("ok", "the same seed and actions give the same course of events")
+
+
+def _trajectory(env: gymnasium.Env[Any, Any], checker: Checker, seed: int) -> list[np.ndarray]:
+    env.action_space.seed(seed)
+    seen = [_reset(env, checker, seed)]
+    for _ in range(REPEATED):
+        observation, _, terminated, truncated = _step(env, checker, env.action_space.sample())
+        seen.append(observation)
+        if terminated or truncated:
+            break
+    return seen
+
+
+def _reset(env: gymnasium.Env[Any, Any], checker: Checker, seed: int | None) -> np.ndarray:
+    call = "reset()" if seed is None else f"reset(seed={seed})"
+    returned = _call(call, lambda: env.reset(seed=seed))
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise _Wrong(f"{call} returned {_kind(returned)}; expected (observation, info)")
+    if not isinstance(returned[1], dict):
+        raise _Wrong(f"{call} returned {_kind(returned[1])} for info; expected a dict")
+    return _observation(call, checker, returned[0])
+
+
+def _step(
+    env: gymnasium.Env[Any, Any], checker: Checker, action: Any
+) -> tuple[np.ndarray, float, bool, bool]:
+    call = f"step({action})"
+    returned = _call(call, lambda: env.step(action))
+    if not isinstance(returned, tuple) or len(returned) != 5:
+        raise _Wrong(
+            f"{call} returned {_kind(returned)}; expected (observation, reward, terminated, "
+            "truncated, info)"
+        )
+    observation, reward, terminated, truncated, _ = returned
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        if not isinstance(flag, bool | np.bool_):
+            raise _Wrong(f"{call} returned {flag!r} for {name}; expected True or False")
+    array = _observation(call, checker, observation)
+    try:
+        return array, checker.reward(reward), bool(terminated), bool(truncated)
+    except ValueError as error:
+        raise _Wrong(f"{call}: {error}") from None
+
+
+def _observation(call: str, checker: Checker, observation: Any) -> np.ndarray:
+    try:
+        return np.array(checker.observation(observation))  # a copy: some return one buffer again
+    except ValueError as error:
+        raise _Wrong(f"{call}: {error}") from None
+
+
+def _call(call: str, work: Any) -> Any:
+    try:
+        return work()
+    except Exception as error:
+        what = str(error).split("\n", 1)[0]
+        raise _Wrong(f"{call} raised {type(error).__name__}: {what}") from error
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return f"{type(value).__name__}"

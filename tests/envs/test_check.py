@@ -1,0 +1,167 @@
+"""The check of environments finds each fault that it speaks of, and none in sound ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from envs.check import check
+
+
+class Sound(gymnasium.Env[np.ndarray, int]):
+    """Walks on a line; a subclass breaks one thing."""
+
+    observation_space: gymnasium.Space[Any] = spaces.Box(-5, 5, (2,), np.float32)
+    action_space: gymnasium.Space[Any] = spaces.Discrete(2)
+    length = 20
+    reward: Any = 0.5
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.place, self.count = float(self.np_random.uniform(-1, 1)), 0
+        return self.seen(), {}
+
+    def step(self, action: int) -> Any:
+        self.place = float(np.clip(self.place + 0.1 * (2 * action - 1), -1, 1))
+        self.count += 1
+        return self.seen(), self.reward, self.count == self.length, False, {}
+
+    def seen(self) -> Any:
+        return np.array([self.place, self.count / self.length], np.float32)
+
+
+class Unseeded(Sound):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.place, self.count = float(np.random.uniform(-1, 1)), 0
+        return self.seen(), {}
+
+
+class Leftover(Sound):
+    steps = 0
+
+    def seen(self) -> Any:
+        self.steps += 1
+        return np.array([self.place, (self.steps % 7) / 7], np.float32)
+
+
+class Drifting(Sound):
+    gusts = 0
+
+    def step(self, action: int) -> Any:
+        self.gusts += 1
+        self.place += 0.01 * (self.gusts % 7)
+        return super().step(action)
+
+
+class OldReset(Sound):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return super().reset(seed=seed)[0]
+
+
+class OldStep(Sound):
+    def step(self, action: int) -> Any:
+        observation, reward, done, _, info = super().step(action)
+        return observation, reward, done, info
+
+
+class NoBool(Sound):
+    def step(self, action: int) -> Any:
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, 0.0, False, info
+
+
+class Outside(Sound):
+    def seen(self) -> Any:
+        return np.array([7.0, 0], np.float32)
+
+
+class Raises(Sound):
+    def step(self, action: int) -> Any:
+        raise KeyError("motor")
+
+
+class Endless(Sound):
+    length = 10**9
+
+
+class Poor(Sound):
+    reward = 0.0
+
+
+class Rich(Sound):
+    reward = 500.0
+
+
+class NaNs(Sound):
+    reward = float("nan")
+
+
+class Hot(Sound):
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def step(self, action: Any) -> Any:
+        return super().step(int(action[0] > 0))
+
+
+class Words(Sound):
+    observation_space = spaces.Text(5)
+
+
+def findings(kind: type[Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {"ok": [], "note": [], "wrong": []}
+    for finding in check(f"{__name__}:{kind.__name__}"):
+        found[finding.kind].append(finding.text)
+        assert "\n" not in finding.text
+    return found
+
+
+def test_nothing_is_said_of_sound_ones() -> None:
+    found = findings(Sound)
+    assert not found["wrong"] and not found["note"] and len(found["ok"]) == 5
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "examples.custom_env:Catch", "Breakout"])
+def test_known_ones_pass(name: str) -> None:
+    kinds = [finding.kind for finding in check(name)]
+    assert kinds and "wrong" not in kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Unseeded, "gave two first observations"),
+        (Leftover, "two first observations"),
+        (Drifting, "set every variable anew in reset"),
+        (OldReset, r"returned ndarray; expected \(observation, info\)"),
+        (OldStep, "returned a tuple of 4; expected"),
+        (NoBool, "returned 0.0 for terminated; expected True or False"),
+        (Outside, r"observation\[0\] is 7.0; expected a finite value in \[-5, 5\]"),
+        (Raises, "raised KeyError: 'motor'"),
+        (NaNs, "reward is nan"),
+        (Words, "expected a Box"),
+    ],
+)
+def test_each_fault_is_named(kind: type[Any], text: str) -> None:
+    found = findings(kind)
+    assert len(found["wrong"]) == 1
+    with pytest.raises(ValueError, match=text):
+        raise ValueError(found["wrong"][0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Endless, "no episode ended in 2,000 steps"),
+        (Poor, "no reward at all"),
+        (Rich, "rewards reach 500"),
+        (Hot, "actions are continuous"),
+    ],
+)
+def test_what_may_be_as_intended_is_a_note(kind: type[Any], text: str) -> None:
+    found = findings(kind)
+    assert not found["wrong"]
+    assert any(text in note for note in found["note"])

@@ -1,0 +1,86 @@
+"""Encoders under stable-baselines3: its algorithms learn through them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+sb3 = pytest.importorskip("stable_baselines3")
+
+from vision.sb3 import EncoderExtractor  # noqa: E402
+
+
+class Side(gymnasium.Env[np.ndarray, int]):
+    """One picture an episode, bright on one side; right is the action of that side."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+        self.action_space = spaces.Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.side = int(self.np_random.integers(2))
+        picture = self.np_random.integers(0, 120, (36, 36, 1)).astype(np.uint8)
+        picture[:, 18 * self.side : 18 * self.side + 18] += 100
+        return picture, {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        reward = float(int(action) == self.side)
+        return np.zeros((36, 36, 1), np.uint8), reward, True, False, {}
+
+
+def score(model: Any) -> float:
+    env, right = Side(), 0.0
+    for seed in range(100):
+        picture, _ = env.reset(seed=seed)
+        action, _ = model.predict(picture, deterministic=True)
+        right += env.step(int(action))[1]
+    return right / 100
+
+
+@pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
+def test_learning_through_an_encoder(algorithm: str) -> None:
+    extractor = {"name": "resnet18", "width": 0.0625, "norm": "group", "head": "pool"}
+    policy = {"features_extractor_class": EncoderExtractor, "features_extractor_kwargs": extractor}
+    shared: dict[str, Any] = {"policy_kwargs": policy, "seed": 1, "device": "cpu"}
+    if algorithm == "DQN":
+        model = sb3.DQN(
+            "CnnPolicy", Side(), learning_starts=100, learning_rate=1e-3, gamma=0.0,
+            buffer_size=1_000, exploration_fraction=0.3, **shared,
+        )  # fmt: skip
+        steps = 1_500
+    else:
+        model = sb3.PPO("CnnPolicy", Side(), n_steps=128, learning_rate=1e-3, gamma=0.0, **shared)
+        steps = 1_536
+    model.learn(steps)
+    assert score(model) > 0.9
+
+
+def test_weights_and_freezing(tmp_path: Any) -> None:
+    from safetensors.torch import save_file
+
+    import vision
+
+    net = vision.resnet18(10, in_channels=1, width=0.0625)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    made = EncoderExtractor(
+        space, "resnet18", width=0.0625, weights=str(tmp_path / "net.safetensors"), frozen=True
+    )
+    assert torch.equal(made.encoder.backbone.conv1.weight, net.conv1.weight)  # type: ignore[union-attr]
+    assert not any(parameter.requires_grad for parameter in made.parameters())
+    assert made(torch.rand(2, 1, 36, 36)).shape == (2, made.features_dim)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="takes one Box"):
+        EncoderExtractor(spaces.Dict({"a": spaces.Discrete(2)}), "nature")
+    with pytest.raises(ValueError, match="did you mean 'nature'"):
+        EncoderExtractor(spaces.Box(0, 255, (1, 84, 84), np.uint8), "natur")

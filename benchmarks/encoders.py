@@ -1,0 +1,130 @@
+"""Encoders' forward pass and update, beside the same networks of others.
+
+    python -m benchmarks.encoders [--json FILE] [--batch 32]
+
+Ours against torchvision's network of the same name, and against stable-baselines3's NatureCNN, on
+float32 images of four channels (three for torchvision) at 84x84 and 224x224, in turns, medians.
+"update" is forward, backward and a step of SGD. What isn't installed is left out, in a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.harness import OURS, Row, interleave, report
+from vision import build_encoder
+
+NAMES = ("resnet18", "resnet50", "vgg11", "vgg16_bn")
+SIZES = (84, 224)
+
+
+class Peers:
+    """Networks of others, by the name of ours."""
+
+    def __init__(self) -> None:
+        self.torchvision: Any = None
+        try:
+            import torchvision.models
+
+            self.torchvision = torchvision.models
+        except (ImportError, RuntimeError) as error:  # its operators may not fit this torch
+            print(f"torchvision is left out: {error}")
+
+    def of(self, name: str, size: int) -> dict[str, nn.Module]:
+        """The same network elsewhere, by system."""
+        if name == "nature":
+            return self._nature_cnn()
+        if self.torchvision is None:
+            return {}
+        net = getattr(self.torchvision, name)(weights=None)
+        # ours is an encoder: no classifier, the last map flattened
+        if name.startswith("vgg"):
+            return {"torchvision": nn.Sequential(net.features, nn.Flatten())}
+        return {"torchvision": nn.Sequential(*list(net.children())[:-2], nn.Flatten())}
+
+    def _nature_cnn(self) -> dict[str, nn.Module]:
+        try:
+            import gymnasium
+            from stable_baselines3.common.torch_layers import NatureCNN
+        except ImportError as error:
+            print(f"stable-baselines3 is left out: {error}")
+            return {}
+        import numpy as np
+
+        space = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+        # its convolutions alone: ours leaves the linear layer to the agent
+        return {"sb3": NatureCNN(space).cnn}
+
+
+def forward(net: nn.Module, images: torch.Tensor) -> Callable[[], object]:
+    """A forward pass as acting does it."""
+    net.eval()
+
+    def run() -> None:
+        with torch.inference_mode():
+            net(images)
+
+    return run
+
+
+def update(net: nn.Module, images: torch.Tensor) -> Callable[[], object]:
+    """Forward, backward and a step, as learning does it."""
+    optimizer = torch.optim.SGD(net.parameters(), 1e-6)
+
+    def run() -> None:
+        net.train()
+        net(images).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        net.eval()
+
+    return run
+
+
+def measure(name: str, size: int, batch: int, peers: Peers, repeats: int) -> list[Row]:
+    """One network at one size: milliseconds, ratios and parameters."""
+    others = peers.of(name, size)
+    channels = 3 if "torchvision" in others else 4
+    images = torch.rand(batch, channels, size, size)
+    nets: dict[str, nn.Module] = {OURS: build_encoder(name, (channels, size, size)), **others}
+    rows = []
+    for what, make in (("forward", forward), ("update", update)):
+        runs = {system: make(net, images) for system, net in nets.items()}
+        seconds = interleave(runs, repeats)
+        case = f"{name} at {size}x{size}, {what}"
+        rows += [Row(case, s, 1e3 * median(times), "ms") for s, times in seconds.items()]
+        for system in others:
+            pairs = zip(seconds[system], seconds[OURS], strict=True)
+            rows.append(
+                Row(f"{case}: {system} over ours", OURS, median(a / b for a, b in pairs), "x")
+            )
+    weights = sum(p.numel() for p in nets[OURS].parameters())
+    rows.append(Row(f"{name}, parameters", OURS, weights / 1e6, "M"))
+    return rows
+
+
+def main() -> None:
+    """Measure every network, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batch", type=int, default=32, help="images at once")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds that count")
+    parser.add_argument("--names", nargs="+", default=["nature", *NAMES], help="encoders")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
+    options = parser.parse_args()
+    peers, rows = Peers(), []
+    for name in options.names:
+        for size in SIZES[:1] if name == "nature" else SIZES:
+            rows += measure(name, size, options.batch, peers, options.repeats)
+            print(f"{name} at {size}x{size}: done", flush=True)
+    report("encoders", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -39,7 +39,7 @@ def randomisation_test(
     Adebayo et al. 2018, sections 3.1 and 3.2. Weights are drawn anew as each layer's
     `reset_parameters` does, else from a normal distribution of their own mean and deviation. An
     explanation that stays similar doesn't depend on what those layers learned. `module` itself is
-    not altered. A constant map has no ranks, and gives NaN.
+    not altered. Samples with a constant map have no ranks and are left out; NaN if all have one.
     """
     original = explain(module).detach()
     layers = [
@@ -59,8 +59,8 @@ def randomisation_test(
             results.append(
                 Similarity(
                     name,
-                    float(rank_correlation(original, found).mean()),
-                    float(rank_correlation(original.abs(), found.abs()).mean()),
+                    float(rank_correlation(original, found).nanmean()),
+                    float(rank_correlation(original.abs(), found.abs()).nanmean()),
                 )
             )
     return results

@@ -53,12 +53,14 @@ def test_learning_through_an_encoder(algorithm: str) -> None:
     if algorithm == "DQN":
         model = sb3.DQN(
             "CnnPolicy", Side(), learning_starts=100, learning_rate=1e-3, gamma=0.0,
-            buffer_size=1_000, exploration_fraction=0.3, **shared,
+            buffer_size=1_000, exploration_fraction=0.3, batch_size=16, **shared,
         )  # fmt: skip
-        steps = 1_500
+        steps = 1_200
     else:
-        model = sb3.PPO("CnnPolicy", Side(), n_steps=128, learning_rate=1e-3, gamma=0.0, **shared)
-        steps = 1_536
+        model = sb3.PPO(
+            "CnnPolicy", Side(), n_steps=128, n_epochs=4, learning_rate=1e-3, gamma=0.0, **shared
+        )
+        steps = 1_024
     model.learn(steps)
     assert score(model) > 0.9
 

@@ -1,7 +1,8 @@
 """A pixel environment of one's own, from definition to trained agent.
 
-    agents train dqn --env examples.custom_env:Catch --num-envs 8 --steps 20_000 \
-        --learning-starts 1_000 --epsilon-steps 8_000 --replay-capacity 20_000 --update-every 4
+    agents train dqn --env examples.custom_env:Catch --num-envs 8 --steps 60_000 \
+        --learning-starts 1_000 --epsilon-steps 8_000 --replay-capacity 50_000 --update-every 2 \
+        --target-update-every 200 --learning-rate 1e-3
 
 or, in Python, `python examples/custom_env.py`. Any encoder can look at it: --encoder vgg11_bn.
 """

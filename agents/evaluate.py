@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agents import config
 from agents.loop import evaluate, rollout
@@ -80,7 +81,7 @@ def evaluate_run(
 
     epsilon  share of random actions; None takes the protocol's, 0 outside Atari
     """
-    chosen = config.load(folder)
+    chosen = opened(folder)
     env = make(chosen.env, seed=seed, num_envs=lanes(chosen.env, episodes), evaluation=True)
     try:
         agent = load_agent(folder, chosen, env)
@@ -99,7 +100,7 @@ def play(
     The film is H.264 and shows one picture an agent step, at the game's own pace. Without `video`
     it goes into the run folder, under videos/.
     """
-    chosen = config.load(folder)
+    chosen = opened(folder)
     env = make(chosen.env, seed=seed, num_envs=1, evaluation=True, render=True)
     try:
         agent = load_agent(folder, chosen, env)
@@ -117,11 +118,19 @@ def play(
         env.close()
 
 
+def opened(folder: Path) -> config.TrainConfig:
+    """A run's config, with as many threads for arithmetic as the run was given."""
+    chosen = config.load(folder)
+    if chosen.run.threads:
+        torch.set_num_threads(chosen.run.threads)
+    return chosen
+
+
 def new_video(folder: Path) -> Path:
     """A path for the next film in a run folder, under videos/."""
     (folder / "videos").mkdir(exist_ok=True)
-    count = len(list((folder / "videos").iterdir()))
-    return folder / "videos" / f"{count + 1:03d}.mp4"
+    taken = [int(p.stem) for p in (folder / "videos").glob("*.mp4") if p.stem.isdecimal()]
+    return folder / "videos" / f"{max(taken, default=0) + 1:03d}.mp4"
 
 
 def lanes(env: EnvConfig, episodes: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents import config
 from agents.dqn import QNetwork
-from agents.evaluate import Film, evaluation_epsilon, new_video, summary
+from agents.evaluate import Film, evaluation_epsilon, new_video, opened, summary
 from agents.loop import Agent, rollout
 from agents.noisy import silence
 from agents.player import load_agent
@@ -90,7 +90,7 @@ def explain(
     frame of the observation. Over it lies Grad-CAM of the value of the action taken, beside it
     stand all action values. Raises ValueError where the agent sees no images.
     """
-    chosen = config.load(folder)
+    chosen = opened(folder)
     atari = _is_atari(chosen)
     env = make(chosen.env, seed=seed, num_envs=1, evaluation=True, render=atari)
     try:
@@ -123,7 +123,7 @@ def sanity(folder: Path, samples: int = 16, seed: int = 0) -> dict[str, list[Sim
     same network whose layers were made random one after the other, from the output down (Adebayo et
     al. 2018, section 3.1): what stays alike doesn't show what was learned.
     """
-    chosen = config.load(folder)
+    chosen = opened(folder)
     env = make(chosen.env, seed=seed, num_envs=1, evaluation=True)
     try:
         _require_images(env.frame_space.shape, chosen.env.env)

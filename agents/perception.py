@@ -34,7 +34,15 @@ def perceive(
     initialise(encoder, init)
     report = ""
     if config.encoder_weights and pretrained:
-        report = str(load_weights(encoder, config.encoder_weights))
+        try:
+            report = str(load_weights(encoder, config.encoder_weights))
+        except ValueError as error:
+            if config.encoder_width == 1:
+                raise
+            raise ValueError(
+                f"{error}; encoder_width is {config.encoder_width:g} here, and a file of the whole "
+                "network wants 1"
+            ) from None
     return freeze(encoder) if config.encoder_freeze else encoder, report
 
 

@@ -253,9 +253,7 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     Raises ValueError or TypeError, in one line, for a wrong option, environment or encoder, and
     MemoryError where the replay does not fit; nothing is written then.
     """
-    chosen = config.resolve(algorithm, preset, overrides, image=True)
-    if preset is None and not _shows_images(chosen):
-        chosen = config.resolve(algorithm, None, overrides, image=False)
+    chosen = _resolve(algorithm, preset, overrides)
     session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
     try:
         if chosen.run.explain_every and len(session.env.frame_space.shape) != 3:
@@ -269,12 +267,35 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     except BaseException:
         session.close()
         raise
+    if chosen.agent.distributional and session.env.protocol is None:
+        session.notes.append(
+            f"returns are learned between v_min, {chosen.agent.v_min:g}, and v_max, "
+            f"{chosen.agent.v_max:g}; give what this environment's can reach, or "
+            "--no-distributional"
+        )
     if chosen.run.steps <= chosen.agent.learning_starts:
         session.notes.append(
             f"nothing will be learned: {chosen.run.steps:,} steps end before learning_starts, "
             f"{chosen.agent.learning_starts:,}"
         )
     return session
+
+
+def _resolve(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> TrainConfig:
+    """The config; where no preset is named, on the one that suits what the environment shows."""
+    try:
+        chosen = config.resolve(algorithm, preset, overrides, image=True)
+    except ValueError:
+        if preset is not None:
+            raise
+        # a value that only the preset for vectors admits
+        chosen = config.resolve(algorithm, None, overrides, image=False)
+        if _shows_images(chosen):
+            raise
+        return chosen
+    if preset is None and not _shows_images(chosen):
+        return config.resolve(algorithm, None, overrides, image=False)
+    return chosen
 
 
 def resume(folder: Path, steps: int | None = None) -> Session:

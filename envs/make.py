@@ -49,6 +49,11 @@ def make(
     if name.kind == "atari":
         from envs.atari import Atari
 
+        if config.max_episode_steps:
+            raise ValueError(
+                f"max_episode_steps is {config.max_episode_steps}; in Atari the protocol "
+                f"{protocol.name} limits episodes: leave it out"
+            )
         return Atari(
             name.id,
             protocol.for_game(name.id),

@@ -26,7 +26,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from replay import generators
 from replay.store import Store
@@ -215,8 +216,9 @@ def _link(previous: Path, entry: dict[str, Any], target: Path) -> bool:
 def _write_state(folder: Path, priority: NDArray[np.float32]) -> dict[str, Any]:
     path = folder / _STATE
     path.unlink(missing_ok=True)
-    save_file({"priority": priority}, path)
-    with path.open("rb") as file:
+    with path.open("wb") as file:  # not save_file, whose error on a full disk is no OSError
+        file.write(to_bytes({"priority": priority}))
+        file.flush()
         os.fsync(file.fileno())
     return {"file": _STATE, "bytes": path.stat().st_size, "crc32": _file_crc(path)}
 

@@ -135,6 +135,8 @@ def test_a_file_that_is_missing_foreign_or_torn(tmp_path: Path) -> None:
     path = weights(tmp_path)
     with pytest.raises(ValueError, match="another network"):
         agent(encoder="vgg11", encoder_weights=str(path))
+    with pytest.raises(ValueError, match="encoder_width is 0.25 here, and a file of the whole"):
+        agent(encoder_width=0.25, encoder_weights=str(path))
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="torn"):

@@ -254,6 +254,23 @@ def test_refusals_leave_no_folder(tmp_path: Path, options: dict[str, Any], messa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_value_is_held_to_the_preset_that_the_environment_chooses(tmp_path: Path) -> None:
+    options = {"env": "CartPole-v1", "replay_capacity": 5_000, "out": str(tmp_path)}
+    made = session.create("dqn", None, options)
+    made.close()
+    assert made.config.preset == "classic"
+    with pytest.raises(ValueError, match="learning_starts is 20000"):
+        session.create("dqn", None, {**options, "env": "tests.support:TaggedEnv"})
+
+
+def test_films_never_take_anothers_name(tmp_path: Path) -> None:
+    from agents.evaluate import new_video
+
+    assert new_video(tmp_path).name == "001.mp4"
+    (tmp_path / "videos" / "002.mp4").touch()
+    assert new_video(tmp_path).name == "003.mp4"
+
+
 def test_networks_beyond_memory_are_named(tmp_path: Path) -> None:
     with pytest.raises(MemoryError, match="hidden is 1000000000000"):
         start(tmp_path, hidden=10**12)

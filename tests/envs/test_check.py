@@ -45,7 +45,7 @@ class Leftover(Sound):
 
     def seen(self) -> Any:
         self.steps += 1
-        return np.array([self.place, (self.steps % 7) / 7], np.float32)
+        return np.array([self.place, (self.steps % 11) / 11], np.float32)
 
 
 class Drifting(Sound):

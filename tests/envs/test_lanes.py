@@ -267,6 +267,12 @@ def test_only_evaluations_have_a_limit_that_nobody_gave(
     lanes.close()
 
 
+def test_atari_takes_its_limit_from_the_protocol() -> None:
+    config = EnvConfig(env="Breakout", num_envs=1, max_episode_steps=50)
+    with pytest.raises(ValueError, match="max_episode_steps is 50; in Atari the protocol nature"):
+        make(config, seed=0)
+
+
 def test_a_pace_that_says_nothing_is_thirty() -> None:
     lanes = tagged(1)
     assert lanes.frame_rate == 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from itertools import chain
@@ -161,7 +162,9 @@ class Film:
             raise FileNotFoundError(f"no folder {self.path.parent} to write the video into")
         if self.path.suffix != ".mp4":
             raise ValueError(f"video is {self.path.name!r}; its name must end in .mp4")
-        self._container = av.open(str(self.path), "w")
+        # in memory until it is whole: on a full disk PyAV's own files end the process
+        self._content = io.BytesIO()
+        self._container = av.open(self._content, "w", format="mp4")
         return self
 
     def add(self, picture: np.ndarray) -> None:
@@ -183,3 +186,8 @@ class Film:
         if self._stream is not None:
             self._container.mux(self._stream.encode())
         self._container.close()
+        if self._stream is not None:
+            try:
+                self.path.write_bytes(self._content.getvalue())
+            except OSError as error:  # a write's error names no file
+                raise OSError(error.errno, error.strerror, str(self.path)) from None

@@ -107,10 +107,7 @@ def do_play(words: list[str]) -> None:
         "agents play DIR [--video FILE.mp4] [--episodes N]",
         "Let a run's agent play, and film it.",
     )
-    parser.add_argument("folder", metavar="DIR", help="Run folder.")
-    parser.option("--video", "Film to write (default: a new one in the run folder).", "FILE.mp4")
-    parser.option("--episodes", "Episodes to play (default: 1).", "INT")
-    parser.option("--seed", "Seed of the environment and of the agent (default: 0).", "INT")
+    _film_options(parser)
     given = parser.parse(words)
     folder = _run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 1), _count(given, "seed", 0, least=0)
@@ -129,10 +126,7 @@ def do_explain(words: list[str]) -> None:
         "Film a run's agent with what it looks at (Grad-CAM of the action taken) and its action "
         "values.",
     )
-    parser.add_argument("folder", metavar="DIR", help="Run folder.")
-    parser.option("--video", "Film to write (default: a new one in the run folder).", "FILE.mp4")
-    parser.option("--episodes", "Episodes to play (default: 1).", "INT")
-    parser.option("--seed", "Seed of the environment and of the agent (default: 0).", "INT")
+    _film_options(parser)
     parser.option(
         "--sanity",
         "Tell instead how alike explanations stay when layers are made random, from the output "
@@ -259,6 +253,14 @@ def _count(given: dict[str, Any], name: str, default: Any, least: int = 1) -> An
     if number < least:
         raise UsageError(f"--{name} is {number}; it must be at least {least}")
     return number
+
+
+def _film_options(parser: Parser) -> None:
+    """What the commands that film a run's agent have in common."""
+    parser.add_argument("folder", metavar="DIR", help="Run folder.")
+    parser.option("--video", "Film to write (default: a new one in the run folder).", "FILE.mp4")
+    parser.option("--episodes", "Episodes to play (default: 1).", "INT")
+    parser.option("--seed", "Seed of the environment and of the agent (default: 0).", "INT")
 
 
 def _video(given: dict[str, Any]) -> Path | None:

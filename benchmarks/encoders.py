@@ -37,7 +37,7 @@ class Peers:
         except (ImportError, RuntimeError) as error:  # its operators may not fit this torch
             print(f"torchvision is left out: {error}")
 
-    def of(self, name: str, size: int) -> dict[str, nn.Module]:
+    def of(self, name: str) -> dict[str, nn.Module]:
         """The same network elsewhere, by system."""
         if name == "nature":
             return self._nature_cnn()
@@ -90,7 +90,7 @@ def update(net: nn.Module, images: torch.Tensor) -> Callable[[], object]:
 
 def measure(name: str, size: int, batch: int, peers: Peers, repeats: int) -> list[Row]:
     """One network at one size: milliseconds, ratios and parameters."""
-    others = peers.of(name, size)
+    others = peers.of(name)
     channels = 3 if "torchvision" in others else 4
     images = torch.rand(batch, channels, size, size)
     nets: dict[str, nn.Module] = {OURS: build_encoder(name, (channels, size, size)), **others}
@@ -106,7 +106,7 @@ def measure(name: str, size: int, batch: int, peers: Peers, repeats: int) -> lis
                 Row(f"{case}: {system} over ours", OURS, median(a / b for a, b in pairs), "x")
             )
     weights = sum(p.numel() for p in nets[OURS].parameters())
-    rows.append(Row(f"{name}, parameters", OURS, weights / 1e6, "M"))
+    rows.append(Row(f"{name} at {size}x{size}, parameters", OURS, weights / 1e6, "M"))
     return rows
 
 

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +32,29 @@ POLL = 10.0
 EXPLORES, STARTS, STEPS = 100_000, 20_000, 10_000_000
 
 
-def reached(run: Path, score: float, begin: float) -> tuple[float | None, float, int]:
-    """(hours to the score or None, the best mean so far, steps so far) of a run's folder."""
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is: hours to each score reached, its best mean of games, its steps."""
+
+    hours: dict[float, float]
+    best: float
+    steps: int
+
+
+def standing(run: Path, scores: list[float], begin: float) -> Standing:
+    """Where the run in a folder stands, one that began at the Unix time `begin`."""
     lines = [line for line in read(run / METRICS) if "score" in line]
+    steps = int(lines[-1]["step"]) if lines else 0
     if len(lines) < GAMES:
-        return None, float("nan"), int(lines[-1]["step"]) if lines else 0
-    scores = np.array([line["score"] for line in lines])
-    means = np.convolve(scores, np.ones(GAMES) / GAMES, "valid")
-    steps = int(lines[-1]["step"])
-    over = np.flatnonzero(means >= score)
-    if not len(over):
-        return None, float(means.max()), steps
-    return (lines[over[0] + GAMES - 1]["time"] - begin) / 3600, float(means.max()), steps
+        return Standing({}, float("nan"), steps)
+    games = np.array([line["score"] for line in lines])
+    means = np.convolve(games, np.ones(GAMES) / GAMES, "valid")
+    hours = {}
+    for score in scores:
+        over = np.flatnonzero(means >= score)
+        if len(over):
+            hours[score] = (lines[over[0] + GAMES - 1]["time"] - begin) / 3600
+    return Standing(hours, float(means.max()), steps)
 
 
 def peer(env: str, folder: Path) -> None:
@@ -118,7 +130,7 @@ def main() -> None:
             OURS: subprocess.Popen(program),
             PEER: subprocess.Popen(beside, stdout=log, stderr=subprocess.STDOUT),
         }
-    found: dict[str, dict[float, tuple[float | None, float, int]]] = {}
+    found: dict[str, Standing] = {}
     try:
         while time.time() - begin < 3600 * options.hours:
             time.sleep(POLL)
@@ -127,8 +139,9 @@ def main() -> None:
                 if running[system].poll() not in (None, 0):
                     raise SystemExit(f"{system} ended with {running[system].returncode}")
                 if run and (run / METRICS).is_file():
-                    found[system] = {s: reached(run, s, begin) for s in options.score}
-            if len(found) == 2 and all(h for f in found.values() for h, _, _ in f.values()):
+                    found[system] = standing(run, options.score, begin)
+            wanted = set(options.score)
+            if len(found) == 2 and all(set(f.hours) == wanted for f in found.values()):
                 break
     finally:
         running[PEER].kill()
@@ -136,15 +149,14 @@ def main() -> None:
         for process in running.values():
             process.wait()
     rows = [
-        Row(f"{options.env}, to a mean of {score:g}", system, hours, "h")
+        Row(f"{options.env}, to a mean of {score:g}", system, at.hours[score], "h")
         for score in options.score
-        for system, by_score in found.items()
-        if (hours := by_score[score][0]) is not None
+        for system, at in found.items()
+        if score in at.hours
     ]
-    for system, by_score in found.items():
-        _, best, steps = by_score[options.score[0]]
-        rows.append(Row("best mean of 100 games", system, best, "score"))
-        rows.append(Row("agent steps", system, steps, "steps"))
+    for system, at in found.items():
+        rows.append(Row("best mean of 100 games", system, at.best, "score"))
+        rows.append(Row("agent steps", system, at.steps, "steps"))
     rows.append(Row("time of both", OURS, (time.time() - begin) / 3600, "h"))
     report("score", rows, options.json)
 

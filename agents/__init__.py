@@ -16,9 +16,9 @@ _PUBLIC = {
     "DQNConfig": "configs.dqn",
     "Player": "agents.player",
     "Session": "agents.session",
-    "create": "agents.session",
+    "create": "agents.start",
     "load": "agents.player",
-    "resume": "agents.session",
+    "resume": "agents.start",
 }
 __all__ = list(_PUBLIC)
 

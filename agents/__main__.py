@@ -1,7 +1,19 @@
-"""`python -m agents` is the `agents` command."""
+"""The `agents` command, and `python -m agents`: all that runs before Ctrl-C is heeded."""
+
+from __future__ import annotations
 
 import sys
 
-from agents.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line and return its exit code."""
+    try:
+        from agents import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

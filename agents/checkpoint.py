@@ -351,7 +351,7 @@ def _storage(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        stands = "; earlier checkpoints stand"
+        stands = "; earlier checkpoints stand" if steps(folder.parent) else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
             raise StorageError(

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from agents import commands
@@ -50,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except SystemExit as leave:  # argparse, after --help
         return leave.code if isinstance(leave.code, int) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if not stop.args:  # a run tells itself where it stopped
+            _tell("stopped")
         return 130
     except BrokenPipeError:  # as in `agents list envs | head`; the exit would fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,7 +112,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 def _tell_fault(error: BaseException, run_dir: Path | None) -> int:
     path = _write_traceback(error, run_dir)
-    _tell(_one_line(error) + (f" (traceback: {path})" if path else ""))
+    _tell(_one_line(error, run_dir) + (f" (traceback: {path})" if path else ""))
     return 1
 
 
@@ -132,10 +135,11 @@ def _write_traceback(error: BaseException, run_dir: Path | None) -> Path | None:
     return None
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, run_dir: Path | None = None) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or run_dir
+        text = f"{where}: {error.strerror}" if where is not None else error.strerror
     plain = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
     ours = type(error).__module__.partition(".")[0] in ROOMS
     if text and (ours or isinstance(error, plain)):
@@ -146,4 +150,5 @@ def _one_line(error: BaseException) -> str:
 
 
 def _tell(text: str) -> None:
-    print(f"agents: {text}", file=sys.stderr)
+    with suppress(OSError):  # a terminal that hung up
+        print(f"agents: {text}", file=sys.stderr)

@@ -6,13 +6,18 @@ Each takes the words after its name.
 from __future__ import annotations
 
 import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from agents.options import Parser, UsageError, add_config, from_text, read
 
 if TYPE_CHECKING:
     from agents.session import Session
+    from envs.vector import Episode
 
 
 class RunFault(Exception):
@@ -39,7 +44,7 @@ def do_train(words: list[str]) -> None:
     given = parser.parse(words)
     folder = _run_folder(given["resume"])
     steps = _count(given, "steps", None)
-    from agents.session import resume
+    from agents.start import resume
 
     _run(resume(folder, steps))
 
@@ -72,7 +77,7 @@ def _train_new(algorithm: str, words: list[str]) -> None:
         overrides |= read(config, given)
     if preset is not None:
         resolve(algorithm, preset, overrides, image=True)  # says no before torch is imported
-    from agents.session import create
+    from agents.start import create
 
     _run(create(algorithm, preset, overrides))
 
@@ -88,6 +93,7 @@ def do_eval(words: list[str]) -> None:
     parser.option("--epsilon", "Share of random actions (default: the protocol's).", "FLOAT")
     parser.option("--seed", "Seed of the environments and of the agent (default: 0).", "INT")
     parser.option("--json", "Print all figures as JSON.", action="store_true")
+    _machine_options(parser)
     given = parser.parse(words)
     folder = _run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 30), _count(given, "seed", 0, least=0)
@@ -98,7 +104,8 @@ def do_eval(words: list[str]) -> None:
             raise UsageError(f"--epsilon is {epsilon}; it must lie in [0, 1]")
     from agents.evaluate import evaluate_run
 
-    result = evaluate_run(folder, episodes, epsilon, seed)
+    with _counted(episodes) as tell:
+        result = evaluate_run(folder, episodes, epsilon, seed, tell=tell, **_machine(given))
     print(json.dumps(result) if "json" in given else result["text"])
 
 
@@ -114,7 +121,8 @@ def do_play(words: list[str]) -> None:
     video = _video(given)
     from agents.evaluate import play
 
-    result = play(folder, video, episodes, seed)
+    with _counted(episodes) as tell:
+        result = play(folder, video, episodes, seed, tell=tell, **_machine(given))
     print(result["text"])
     if result["video"]:
         print(f"video: {result['video']}")
@@ -137,23 +145,24 @@ def do_explain(words: list[str]) -> None:
     folder = _run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 1), _count(given, "seed", 0, least=0)
     if "sanity" in given:
-        _tell_sanity(folder, seed)
+        _tell_sanity(folder, seed, **_machine(given))
         return
     video = _video(given)
     from agents.explain import explain
 
-    result = explain(folder, video, episodes, seed)
+    with _counted(episodes) as tell:
+        result = explain(folder, video, episodes, seed, tell=tell, **_machine(given))
     print(result["text"])
     print(f"video: {result['video']}")
 
 
-def _tell_sanity(folder: Path, seed: int) -> None:
+def _tell_sanity(folder: Path, seed: int, **machine: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from agents.explain import sanity
 
-    found = sanity(folder, seed=seed)
+    found = sanity(folder, seed=seed, **machine)
     table = Table(title="rank correlation with the trained network's explanation")
     table.add_column("random from the output down to")
     for name in found:
@@ -261,6 +270,41 @@ def _film_options(parser: Parser) -> None:
     parser.option("--video", "Film to write (default: a new one in the run folder).", "FILE.mp4")
     parser.option("--episodes", "Episodes to play (default: 1).", "INT")
     parser.option("--seed", "Seed of the environment and of the agent (default: 0).", "INT")
+    _machine_options(parser)
+
+
+def _machine_options(parser: Parser) -> None:
+    """Where a run's agent computes, which may be another machine than it was trained on."""
+    devices = "auto|cpu|cuda"
+    parser.option("--device", "Where the networks live (default: auto).", devices)
+    parser.option("--threads", "Threads for arithmetic (default: the run's).", "INT")
+
+
+def _machine(given: dict[str, Any]) -> dict[str, Any]:
+    """Those options' values."""
+    device = from_text("--device", given.get("device", "auto"), Literal["auto", "cpu", "cuda"])
+    return {"device": device, "threads": _count(given, "threads", None)}
+
+
+@contextmanager
+def _counted(episodes: int) -> Iterator[Callable[[Sequence[Episode]], None] | None]:
+    """Something to tell of episodes that ended: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    parts = "{task.completed:,.0f} of {task.total:,.0f} episodes", "mean {task.fields[mean]:.1f}"
+    columns = TextColumn(parts[0]), BarColumn(bar_width=None), TextColumn(parts[1])
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("", total=episodes, mean=math.nan)
+
+        def tell(played: Sequence[Episode]) -> None:
+            mean = sum(episode.score for episode in played) / len(played)
+            bar.update(task, completed=len(played), mean=mean)
+
+        yield tell
 
 
 def _video(given: dict[str, Any]) -> Path | None:

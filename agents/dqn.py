@@ -174,7 +174,7 @@ class DQN:
 
         Options are the command line's, by field name; see `agents.session.Session`.
         """
-        from agents.session import create
+        from agents.start import create
 
         return create("dqn", preset, {"env": env, **options})
 
@@ -203,6 +203,8 @@ class DQN:
         which `explorer` draws where it is given, so that an evaluation leaves training's random
         numbers alone. Networks are in eval mode here, always.
         """
+        if not 0 <= epsilon <= 1:
+            raise ValueError(f"epsilon is {epsilon}; it must lie in [0, 1]")
         share = self.epsilon if explore else epsilon
         draw = explorer or self.explorer
         size = len(observation)

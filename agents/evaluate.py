@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -76,42 +76,64 @@ def student_t(freedom: int) -> float:
 
 
 def evaluate_run(
-    folder: Path, episodes: int = 30, epsilon: float | None = None, seed: int = 0
+    folder: Path,
+    episodes: int = 30,
+    epsilon: float | None = None,
+    seed: int = 0,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    tell: Callable[[Sequence[Episode]], None] | None = None,
 ) -> dict[str, Any]:
     """Play whole episodes with the agent of a run folder and sum them up.
 
     epsilon  share of random actions; None takes the protocol's, 0 outside Atari
+    threads  for arithmetic; None takes the run's
+    tell     is called with the episodes so far, whenever some ended
     """
-    chosen = opened(folder)
+    chosen = opened(folder, threads)
     env = make(chosen.env, seed=seed, num_envs=lanes(chosen.env, episodes), evaluation=True)
     try:
-        agent = load_agent(folder, chosen, env)
+        agent = load_agent(folder, chosen, env, device)
         share = evaluation_epsilon(env) if epsilon is None else epsilon
-        played = list(chain.from_iterable(evaluate(agent, env, episodes, share, seed)))
+        played: list[Episode] = []
+        for ended in evaluate(agent, env, episodes, share, seed):
+            played += ended
+            if ended and tell is not None:
+                tell(played)
         return {"env": chosen.env.env, **summary(played, env, share)}
     finally:
         env.close()
 
 
 def play(
-    folder: Path, video: Path | None = None, episodes: int = 1, seed: int = 0
+    folder: Path,
+    video: Path | None = None,
+    episodes: int = 1,
+    seed: int = 0,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    tell: Callable[[Sequence[Episode]], None] | None = None,
 ) -> dict[str, Any]:
     """Film whole episodes in full size and colour; returns their summary and the film's path.
 
     The film is H.264 and shows one picture an agent step, at the game's own pace. Without `video`
-    it goes into the run folder, under videos/.
+    it goes into the run folder, under videos/. `threads` and `tell` are `evaluate_run`'s.
     """
-    chosen = opened(folder)
+    chosen = opened(folder, threads)
     env = make(chosen.env, seed=seed, num_envs=1, evaluation=True, render=True)
     try:
-        agent = load_agent(folder, chosen, env)
+        agent = load_agent(folder, chosen, env, device)
         share = evaluation_epsilon(env)
         video = video or new_video(folder)
         played: list[Episode] = []
-        with Film(video, round(env.frame_rate)) as film:
+        with Film(video, env.frame_rate) as film:
             for _, _, _, ended in rollout(agent, env, share, seed):
                 film.add(env.render())
                 played += ended
+                if ended and tell is not None:
+                    tell(played)
                 if len(played) >= episodes:
                     break
         return {"env": chosen.env.env, "video": str(video), **summary(played, env, share)}
@@ -119,11 +141,11 @@ def play(
         env.close()
 
 
-def opened(folder: Path) -> config.TrainConfig:
-    """A run's config, with as many threads for arithmetic as the run was given."""
+def opened(folder: Path, threads: int | None = None) -> config.TrainConfig:
+    """A run's config, with as many threads for arithmetic as asked, or as the run was given."""
     chosen = config.load(folder)
-    if chosen.run.threads:
-        torch.set_num_threads(chosen.run.threads)
+    if threads or chosen.run.threads:
+        torch.set_num_threads(threads or chosen.run.threads)
     return chosen
 
 
@@ -151,8 +173,9 @@ class Film:
     Small pictures are enlarged by a whole factor, so that a player shows pixels and not blur.
     """
 
-    def __init__(self, path: Path, rate: int, least_height: int = 420) -> None:
-        self.path, self.rate, self._least = path, rate, least_height
+    def __init__(self, path: Path, rate: float, least_height: int = 420) -> None:
+        self.path, self._least = path, least_height
+        self.rate = Fraction(rate).limit_denominator(1000)
         self._stream: Any = None
 
     def __enter__(self) -> Film:

@@ -82,25 +82,33 @@ def newest(observation: Tensor, stack: int) -> np.ndarray:
 
 
 def explain(
-    folder: Path, video: Path | None = None, episodes: int = 1, seed: int = 0
+    folder: Path,
+    video: Path | None = None,
+    episodes: int = 1,
+    seed: int = 0,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    tell: Callable[[Sequence[Episode]], None] | None = None,
 ) -> dict[str, Any]:
     """Film whole episodes with what the agent looks at; returns their summary and the film's path.
 
     Each picture is one that the agent acted on: the console's own in Atari, elsewhere the newest
     frame of the observation. Over it lies Grad-CAM of the value of the action taken, beside it
-    stand all action values. Raises ValueError where the agent sees no images.
+    stand all action values. `threads` and `tell` are those of `evaluate_run`. Raises ValueError
+    where the agent sees no images.
     """
-    chosen = opened(folder)
+    chosen = opened(folder, threads)
     atari = _is_atari(chosen)
     env = make(chosen.env, seed=seed, num_envs=1, evaluation=True, render=atari)
     try:
         _require_images(env.frame_space.shape, chosen.env.env)
-        agent = load_agent(folder, chosen, env)
+        agent = load_agent(folder, chosen, env, device)
         share = evaluation_epsilon(env)
         path = video or new_video(folder)
         played: list[Episode] = []
         before: np.ndarray | None = None
-        with Film(path, round(env.frame_rate), least_height=1) as film:
+        with Film(path, env.frame_rate, least_height=1) as film:
             for observation, action, _, ended in rollout(agent, env, share, seed):
                 if not atari:
                     before = newest(observation[0], env.stack)
@@ -109,6 +117,8 @@ def explain(
                     film.add(still(before, cam[0], values[0], int(action[0]), env.action_names))
                 before = env.render() if atari else None
                 played += ended
+                if ended and tell is not None:
+                    tell(played)
                 if len(played) >= episodes:
                     break
         return {"env": chosen.env.env, "video": str(path), **summary(played, env, share)}
@@ -116,18 +126,25 @@ def explain(
         env.close()
 
 
-def sanity(folder: Path, samples: int = 16, seed: int = 0) -> dict[str, list[Similarity]]:
+def sanity(
+    folder: Path,
+    samples: int = 16,
+    seed: int = 0,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+) -> dict[str, list[Similarity]]:
     """Whether Grad-CAM and guided backpropagation depend on what this agent learned.
 
     Explanations of `samples` observations, spread over its play, are compared with those of the
     same network whose layers were made random one after the other, from the output down (Adebayo et
     al. 2018, section 3.1): what stays alike doesn't show what was learned.
     """
-    chosen = opened(folder)
+    chosen = opened(folder, threads)
     env = make(chosen.env, seed=seed, num_envs=1, evaluation=True)
     try:
         _require_images(env.frame_space.shape, chosen.env.env)
-        agent = load_agent(folder, chosen, env)
+        agent = load_agent(folder, chosen, env, device)
         seen = []
         for turn, (observation, *_) in enumerate(rollout(agent, env, 0.1, seed)):
             if turn % 10 == 9:

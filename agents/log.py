@@ -12,7 +12,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -99,12 +100,22 @@ class Logger:
         if self._display is None or not self._display.due():
             return
         self._meter.update(step, self._seen)
-        self._display.show(self._state())
+        with self._hung_up():
+            self._display.show(self._state())
 
     def message(self, text: str) -> None:
         """A line on the console, above the progress bar where there is one."""
         if self._display is not None:
-            self._display.message(text)
+            with self._hung_up():
+                self._display.message(text)
+
+    @contextmanager
+    def _hung_up(self) -> Iterator[None]:
+        """Where the terminal is gone, the run goes on without one."""
+        try:
+            yield
+        except OSError:
+            self._display = None
 
     def flush(self) -> None:
         """Hand everything that was logged to the system; call it before a checkpoint."""
@@ -119,7 +130,8 @@ class Logger:
             return
         if self._display is not None:
             self._meter.update(self._step, self._seen)  # an evaluation may have come since
-            self._display.close(self._state())
+            with self._hung_up():
+                self._display.close(self._state())
         self._metrics.close()
         if self._events is not None:
             self._events.close()
@@ -271,7 +283,8 @@ class _State:
 
     def line(self) -> str:
         parts = [f"{self.step:,} of {self.total:,} steps", self.rate, self.shown]
-        parts.append(f"{self.left} left" if self.step < self.total else "done")
+        if self.step < self.total:
+            parts.append(f"{self.left} left")
         return "  ".join(part for part in parts if part)
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -47,9 +47,10 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second ends the process at once.
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets; the second ends the process at once.
 
     At once means without waiting for anything, for an environment that hangs can't be waited for.
+    A signal that the process was started to ignore, as nohup does with SIGHUP, stays ignored.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -58,15 +59,26 @@ def stoppable() -> Iterator[threading.Event]:
 
     def ask(number: int, _: object) -> None:
         if stop.is_set():
+            _say("agents: ended at once; what came after the last checkpoint is lost")
             os._exit(128 + number)
         stop.set()
+        _say("agents: stopping after this step, to save; once more ends at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    """A line on stderr from within a signal's handler, where print may be under way already."""
+    with suppress(OSError):  # a terminal that hung up
+        os.write(2, f"\n{text}\n".encode())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,29 +1,26 @@
-"""A run: its folder, and environment, agent and replay put together, started or resumed."""
+"""A run: environment, agent and replay put together, and what it writes into its folder."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from agents import checkpoint, config
-from agents.build import build_agent, build_replay, pick_device, restore
+from agents import checkpoint
 from agents.config import TrainConfig
-from agents.errors import CheckpointError, StorageError
+from agents.errors import StorageError
 from agents.evaluate import evaluation_epsilon, lanes, summary
 from agents.log import Logger
 from agents.loop import Agent, Tick, evaluate, observation_field, train
 from agents.player import Player
-from agents.process import keep_freed_memory, locked, stoppable, write_text
+from agents.process import locked, stoppable, write_text
 from envs import EnvFault, make
 from envs.vector import VectorEnv
 from replay import PrioritizedReplay
@@ -51,6 +48,7 @@ class Session:
     credit: float = 0.0
     notes: list[str] = field(default_factory=list)
     _metrics: dict[str, Tensor] = field(default_factory=dict)
+    _told: int = 0
 
     def run(self, *, console: bool = True) -> dict[str, Any]:
         """Train to the last step, save, evaluate, and return the evaluation's result.
@@ -64,14 +62,13 @@ class Session:
             Logger(self.run_dir, run.steps, self.step, console=console) as log,
             stoppable() as stop,
         ):
-            for note in self.notes:
-                log.message(note)
+            self._tell_notes(log)
             log.message(self._describe())
             try:
                 for tick in self.ticks():
                     self._log(log, tick)
                     if _crossed(run.checkpoint_every, tick.step, self.env.num_envs):
-                        self._save_and_go_on(log)
+                        self._try_save(log)
                     if _crossed(run.eval_every, tick.step, self.env.num_envs):
                         self._evaluate(log, stop)
                     if _crossed(run.explain_every, tick.step, self.env.num_envs):
@@ -82,19 +79,21 @@ class Session:
                 log.flush()
                 self.save(broken=True)
                 raise
-            log.flush()
-            self.save()
+            unsaved = self._try_save(log)
             result = None if stop.is_set() else self._evaluate(log, stop)
+            if unsaved is not None:
+                raise unsaved
             if result is None:
                 log.message(f"stopped at step {self.step:,}; go on with:")
                 log.message(f"  agents train --resume {self.run_dir}")
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"stopped at step {self.step}")
             write_text(self.run_dir / "result.json", json.dumps(result, indent=1) + "\n")
             return result
 
     def learn(self, steps: int | None = None, *, console: bool = True) -> Player:
         """Train to agent step `steps` (the config's, unless given) and return the player."""
         if steps is not None:
+            require_ahead(steps, self.step, self.run_dir)
             self.config = self.config.replace(steps=steps)
             self.config.save(self.run_dir)
         self.run(console=console)
@@ -158,13 +157,23 @@ class Session:
             self._metrics = tick.metrics
             yield tick
 
-    def _save_and_go_on(self, log: Logger) -> None:
-        """A checkpoint in mid-run: where the disk is full, training goes on to the next one."""
+    def _try_save(self, log: Logger) -> StorageError | None:
+        """A checkpoint; where it can't be written the run goes on, and the reason is returned."""
         log.flush()
         try:
             self.save()
         except StorageError as error:
-            log.message(f"no checkpoint at step {self.step:,}: {error}; training goes on")
+            log.message(f"no checkpoint at step {self.step:,}: {error}")
+            return error
+        finally:
+            self._tell_notes(log)
+        return None
+
+    def _tell_notes(self, log: Logger) -> None:
+        """Tell those notes that were not told yet."""
+        for note in self.notes[self._told :]:
+            log.message(note)
+        self._told = len(self.notes)
 
     def _env_state(self) -> dict[str, Any] | None:
         """The environment's state as plain JSON; None, with a note, where it can't be written."""
@@ -247,143 +256,15 @@ class Session:
         )
 
 
-def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> Session:
-    """A new run with a folder of its own.
-
-    Raises ValueError or TypeError, in one line, for a wrong option, environment or encoder, and
-    MemoryError where the replay does not fit; nothing is written then.
-    """
-    chosen = _resolve(algorithm, preset, overrides)
-    session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
-    try:
-        if chosen.run.explain_every and len(session.env.frame_space.shape) != 3:
-            raise ValueError(
-                f"explain_every is {chosen.run.explain_every}; stills are of agents that see "
-                f"images, and {chosen.env.env!r} shows vectors"
-            )
-        session.replay.reset(session.env.reset())
-        session.run_dir = config.make_run_dir(chosen)
-        chosen.save(session.run_dir)
-    except BaseException:
-        session.close()
-        raise
-    if chosen.agent.distributional and session.env.protocol is None:
-        session.notes.append(
-            f"returns are learned between v_min, {chosen.agent.v_min:g}, and v_max, "
-            f"{chosen.agent.v_max:g}; give what this environment's can reach, or "
-            "--no-distributional"
-        )
-    if chosen.run.steps <= chosen.agent.learning_starts:
-        session.notes.append(
-            f"nothing will be learned: {chosen.run.steps:,} steps end before learning_starts, "
-            f"{chosen.agent.learning_starts:,}"
-        )
-    return session
-
-
-def _resolve(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> TrainConfig:
-    """The config; where no preset is named, on the one that suits what the environment shows."""
-    try:
-        chosen = config.resolve(algorithm, preset, overrides, image=True)
-    except ValueError:
-        if preset is not None:
-            raise
-        # a value that only the preset for vectors admits
-        chosen = config.resolve(algorithm, None, overrides, image=False)
-        if _shows_images(chosen):
-            raise
-        return chosen
-    if preset is None and not _shows_images(chosen):
-        return config.resolve(algorithm, None, overrides, image=False)
-    return chosen
-
-
-def resume(folder: Path, steps: int | None = None) -> Session:
-    """The run in `folder`, from its newest whole checkpoint; `steps` sets a new end.
-
-    A checkpoint whose replay is damaged is passed over, too. Where the environment can't be
-    restored (Atari's vector environment offers no state) its episodes begin anew. Notes say so.
-    """
-    folder = Path(folder)
-    chosen = config.load(folder)
-    if steps is not None:
-        chosen = chosen.replace(steps=steps)
-    notes: list[str] = []
-    with locked(folder):
-        found = checkpoint.latest(folder, notes.append)
-        while True:
-            state = checkpoint.load_tree(found / "state")
-            session = _resume_from(found, state, folder, chosen)
-            try:
-                _refill(session, found, state["env"])
-                break
-            except (ValueError, OSError) as error:
-                session.close()
-                notes.append(str(error))
-                try:
-                    found = checkpoint.latest(folder, notes.append, before=session.step)
-                except CheckpointError:
-                    raise error from None
-        if steps is not None:
-            chosen.save(folder)
-    at = f"resumed at step {session.step:,} of {chosen.run.steps:,}"
-    session.notes = [*notes, *session.notes, at]
-    return session
-
-
-def _resume_from(found: Path, state: dict[str, Any], folder: Path, chosen: TrainConfig) -> Session:
-    """A session with the agent and the counters of a checkpoint; its replay is empty yet."""
-    step = state["step"]
-    if chosen.run.steps < step:
-        raise ValueError(
-            f"steps is {chosen.run.steps}; the run in {folder} stands at step {step} already"
-        )
-    session = _assemble(folder, chosen, seed=derive(chosen.run.seed, SEED_RESUME, step))
-    restore(session.agent, state["agent"], found)
-    session.step, session.updates, session.credit = step, state["updates"], state["credit"]
-    return session
-
-
-def _refill(session: Session, found: Path, state: dict[str, Any] | None) -> None:
-    """Fill replay and environments from a checkpoint, as far as it holds them."""
-    frame = session.env.reset()
-    if not (found / "replay").is_dir():
-        session.replay.reset(frame)
-        session.notes.append(
-            "the replay was not saved: it fills anew before learning goes on "
-            f"({session.config.agent.learning_starts:,} steps)"
-        )
-        return
-    session.replay.load(found / "replay")
-    if state is not None:
-        session.env.set_state(state)
-    else:
-        session.replay.reset(frame)
-        session.notes.append("this environment can't be restored: its episodes begin anew")
-
-
 def derive(seed: int, *use: int) -> int:
     """A seed for one use of a run's seed, independent of the others."""
     return int(np.random.SeedSequence((seed, *use)).generate_state(1)[0])
 
 
-def _assemble(folder: Path, chosen: TrainConfig, seed: int, *, pretrained: bool = False) -> Session:
-    torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
-    keep_freed_memory()
-    env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
-    device = pick_device(chosen.run.device)
-    agent = build_agent(chosen, env, chosen.run.seed, device, pretrained=pretrained)
-    notes = [agent.report] if agent.report else []
-    replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
-    return Session(folder, chosen, env, agent, replay, notes=notes)
-
-
-def _shows_images(chosen: TrainConfig) -> bool:
-    env = make(chosen.env, seed=0, num_envs=1)
-    try:
-        return len(env.frame_space.shape) == 3
-    finally:
-        env.close()
+def require_ahead(steps: int, step: int, folder: Path) -> None:
+    """Raise ValueError where `steps` lie behind the run."""
+    if steps < step:
+        raise ValueError(f"steps is {steps}; the run in {folder} stands at step {step} already")
 
 
 def _crossed(every: int, step: int, width: int) -> bool:

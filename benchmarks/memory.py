@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--capacity", type=int, default=1_000_000, help="transitions")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
-    from agents import session
+    from agents import start
 
     with tempfile.TemporaryDirectory() as folder:
         chosen = {
@@ -37,7 +37,7 @@ def main() -> None:
             "steps": 10**9,
             "learning_starts": options.capacity,
         }
-        run = session.create("dqn", "default", chosen)
+        run = start.create("dqn", "default", chosen)
         replay, env = run.replay, run.env
         while len(replay) < options.capacity:
             action = run.agent.act(replay.latest())  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,11 +40,11 @@ class Ours:
     """A session of ours, advanced a number of agent steps at a time."""
 
     def __init__(self, preset: str, folder: Path, **options: Any) -> None:
-        from agents import session
+        from agents import start
 
         quick = {"learning_starts": WARM, "replay_capacity": CAPACITY, "epsilon_steps": 1}
         options = {"env": "Breakout", "out": str(folder), "steps": 10**9, **quick, **options}
-        self.session = session.create("dqn", preset, options)
+        self.session = start.create("dqn", preset, options)
         self.ticks = self.session.ticks()
         self.tick = next(self.ticks)
 
@@ -128,12 +129,14 @@ def main() -> None:
             runs["same", "sb3, 1 env"] = Peer(1).advance
             runs["same", "sb3, 8 envs"] = Peer(8).advance
         speeds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-        for advance in runs.values():  # past the start of learning, and every cache warm
+        for (case, system), advance in runs.items():  # past the start of learning, caches warm
+            print(f"warming up: {case}, {system}", file=sys.stderr)
             advance(2 * WARM)
         before = dict(default.tick.seconds)
         updates = default.tick.updates
         names = list(runs)
         for turn in range(options.rounds):
+            print(f"round {turn + 1} of {options.rounds}", file=sys.stderr)
             for key in names[turn % len(names) :] + names[: turn % len(names)]:
                 speeds[key].append(runs[key](options.steps))
         rows = [

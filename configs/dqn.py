@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from configs import encoder
@@ -107,6 +108,9 @@ def check(config: DQNConfig) -> None:
                 f"{name} is {getattr(config, name)}; it must not exceed replay_capacity, "
                 f"{config.replay_capacity}"
             )
+    for name in ("v_min", "v_max"):
+        if not isfinite(getattr(config, name)):
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be finite")
     if config.distributional and not config.v_min < config.v_max:
         raise ValueError(f"v_min is {config.v_min}; it must be below v_max, {config.v_max}")
     if config.distributional and config.atoms < 2:

@@ -49,6 +49,8 @@ def layout(space: gymnasium.Space[Any], name: str) -> Layout:
         raise ValueError(f"observations of {name!r} have shape {shape}: an axis is empty")
     convert = _vector if len(shape) < 2 else _image(shape, space.dtype == np.uint8, name)
     image = convert is not _vector
+    if image and space.dtype != np.uint8:
+        _require_unit(space, name)
     frame: spaces.Box
     if image and space.dtype == np.uint8:
         frame = spaces.Box(convert(space.low), convert(space.high), dtype=np.uint8)
@@ -58,6 +60,16 @@ def layout(space: gymnasium.Space[Any], name: str) -> Layout:
             high = convert(space.high).astype(np.float32)
         frame = spaces.Box(low, high, dtype=np.float32)
     return Layout(space, frame, convert)
+
+
+def _require_unit(space: spaces.Box, name: str) -> None:
+    """Float images are taken as they are, so bounds that are told must lie in [0, 1]."""
+    bounds = np.array([space.low.min(), space.high.max()], np.float64)
+    if (np.isfinite(bounds) & ((bounds < 0) | (bounds > 1))).any():
+        raise ValueError(
+            f"observations of {name!r} are {space.dtype} images in [{bounds[0]:g}, {bounds[1]:g}]; "
+            "expected uint8, or floats in [0, 1] (gymnasium.wrappers.RescaleObservation)"
+        )
 
 
 def _image(shape: tuple[int, ...], is_uint8: bool, name: str) -> Callable[[np.ndarray], np.ndarray]:

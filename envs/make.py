@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["EnvName", "make", "names", "resolve"]
 
+OUR_PACKAGES = ("agents", "configs", "envs", "replay", "vision")
+"""Names that a module of a user's can't have: ours are found first."""
+
+MOST_ENVS = 4096
+"""Environments in one process, at most."""
+
+ATARI_ONLY = ("protocol", "frame_size", "env_threads")
+"""Options that say nothing outside Atari."""
+
 EVALUATION_STEPS = 27_000
 """Agent steps to an evaluation's episode outside Atari, as many as half an hour of Atari has: an
 environment without a limit of its own would never end under a policy that survives."""
@@ -95,6 +104,8 @@ def _check(config: EnvConfig, lanes: int, seed: int) -> None:
         value = lanes if field == "num_envs" else getattr(config, field)
         if value < low:
             raise ValueError(f"{field} is {value}; it must be at least {low}")
+    if lanes > MOST_ENVS:
+        raise ValueError(f"num_envs is {lanes}; it must be at most {MOST_ENVS}")
     if config.frame_size > 1024:
         raise ValueError(
             f"frame_size is {config.frame_size}; it must be at most 1024 (the screen is 210x160)"
@@ -127,9 +138,8 @@ def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(id_, render_mode=mode, disable_env_checker=True)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"environment {id_!r} needs a package: {error}") from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        # Only ids with a module of their own get here unresolved.
-        raise ValueError(f"environment {id_!r} cannot be made: {error}") from error
+    except Exception as error:  # whatever its module or its constructor provokes
+        raise _failed(id_, error) from error
 
 
 def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
@@ -142,10 +152,18 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; what it imports is not
+            raise _failed(path, error) from error  # the module is there; what it imports is not
+        root = module_name.partition(".")[0]
+        if root in OUR_PACKAGES:
+            raise ValueError(
+                f"environment {path!r}: {root!r} is the name of one of Sightline's packages, which "
+                "hides yours; give your folder another name"
+            ) from error
         raise ValueError(
             f"environment {path!r}: no module {error.name!r} in {os.getcwd()} or on Python's path"
         ) from error
+    except Exception as error:
+        raise _failed(path, error) from error
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -165,7 +183,16 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
             "give its arguments defaults"
         )
     accepts = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
-    env = factory(render_mode="rgb_array") if render and accepts else factory()
+    try:
+        env = factory(render_mode="rgb_array") if render and accepts else factory()
+    except Exception as error:
+        raise _failed(path, error) from error
     if not isinstance(env, gymnasium.Env):
         raise ValueError(f"environment {path!r} made a {type(env).__name__}, not a gymnasium.Env")
     return env
+
+
+def _failed(name: str, error: Exception) -> ValueError:
+    """What an environment raised when it was imported or made, in one line that names it."""
+    what = str(error).split("\n", 1)[0]
+    return ValueError(f"environment {name!r} can't be made: {type(error).__name__}: {what}")

@@ -52,9 +52,17 @@ def _gymnasium_ids() -> list[str]:
 
 
 def names() -> list[EnvName]:
-    """Every environment known by name: the Atari games, then Gymnasium's registered ids."""
+    """The environments to offer: the Atari games, then Gymnasium's ids in their newest version.
+
+    Left out is what can be had in another form: versions that were replaced, Gymnasium's shims for
+    other packages, and its copies for JAX.
+    """
     games = [EnvName("atari", rom) for rom in sorted(set(_atari().values()))]
-    return games + [EnvName("gymnasium", id_) for id_ in _gymnasium_ids()]
+    newest: dict[str, str] = {}
+    for id_ in _gymnasium_ids():
+        if not id_.startswith(("GymV2", "phys2d/", "tabular/")):
+            newest[_VERSION.sub("", id_)] = id_  # ids are sorted: the newest comes last
+    return games + [EnvName("gymnasium", id_) for id_ in sorted(newest.values())]
 
 
 def resolve(name: str) -> EnvName:

@@ -122,10 +122,14 @@ def frames(value: Frames, spec: dict[str, Field], single: bool, count: int) -> d
     for name in spec:
         if name not in value:
             raise ValueError(f"frame lacks {name!r}; this replay takes {', '.join(spec)}")
-    return {
+    found = {
         name: array(name, value[name], (count, *item.shape), item.dtype)
         for name, item in spec.items()
     }
+    for name, frame in found.items():
+        if frame.dtype.kind == "f" and not np.isfinite(frame).all():
+            raise ValueError(f"{name} holds NaN or infinity; a frame must be finite")
+    return found
 
 
 def masses(index: torch.Tensor, leaf: torch.Tensor, size: int) -> None:

@@ -50,6 +50,10 @@ _KEYS = (
 )  # fmt: skip
 
 
+class DamagedSnapshot(ValueError):
+    """A file of a snapshot is not what `save` wrote, or is gone."""
+
+
 class _Sink:
     """A new file that counts its bytes and their CRC-32 while they are written."""
 
@@ -137,7 +141,7 @@ def load(replay: PrioritizedReplay, folder: Path) -> None:
     written = _numbers(folder / MANIFEST, manifest, store.lanes)
     ranges = list(_ranges(store, written))
     if len(ranges) != len(manifest["chunks"]):
-        raise ValueError(f"{folder / MANIFEST} is damaged: it needs {len(ranges)} chunks")
+        raise DamagedSnapshot(f"{folder / MANIFEST} is damaged: it needs {len(ranges)} chunks")
     for entry in (manifest["state"], *manifest["chunks"]):
         _verify(folder / entry["file"], entry)
     priority = _read_state(folder / manifest["state"]["file"], store.rows * store.lanes)
@@ -191,13 +195,13 @@ def _read_chunk(store: Store, first: int, last: int, path: Path) -> None:
                 while view:
                     count = stream.readinto(view[:_BLOCK])
                     if not count:
-                        raise ValueError(f"{path} is damaged: it ends too soon")
+                        raise DamagedSnapshot(f"{path} is damaged: it ends too soon")
                     view = view[count:]
                 store.put(name, *slots, array)
             if stream.read(1):
-                raise ValueError(f"{path} is damaged: it holds more than its slots")
+                raise DamagedSnapshot(f"{path} is damaged: it holds more than its slots")
     except zstandard.ZstdError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise DamagedSnapshot(f"{path} is damaged: {error}") from None
 
 
 def _link(previous: Path, entry: dict[str, Any], target: Path) -> bool:
@@ -227,10 +231,10 @@ def _read_state(path: Path, size: int) -> NDArray[np.float32]:
     try:
         priority: NDArray[np.float32] = load_file(path)["priority"]
     except (SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise DamagedSnapshot(f"{path} is damaged: {error}") from None
     right = priority.shape == (size,) and priority.dtype == np.float32
     if not right or not (np.isfinite(priority) & (priority >= 0)).all():
-        raise ValueError(f"{path} is damaged: expected {size} finite priorities of at least 0")
+        raise DamagedSnapshot(f"{path} is damaged: expected {size} finite priorities of at least 0")
     return priority
 
 
@@ -243,11 +247,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
         claimed = manifest.pop("crc32")
         schema = manifest["schema"]
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise ValueError(f"{path} is damaged: it is no manifest of a replay") from None
+        raise DamagedSnapshot(f"{path} is damaged: it is no manifest of a replay") from None
     if schema != SCHEMA:
         raise ValueError(f"{path} has schema {schema}; this version reads {SCHEMA}")
     if claimed != _crc(manifest) or any(key not in manifest for key in _KEYS):
-        raise ValueError(f"{path} is damaged: its checksum does not match")
+        raise DamagedSnapshot(f"{path} is damaged: its checksum does not match")
     return dict(manifest)
 
 
@@ -262,7 +266,7 @@ def _numbers(path: Path, manifest: dict[str, Any], lanes: int) -> NDArray[np.int
     except (ValueError, TypeError, KeyError, OverflowError):
         right = False
     if not right:
-        raise ValueError(f"{path} is damaged: its counts or its generator's state can't be")
+        raise DamagedSnapshot(f"{path} is damaged: its counts or its generator's state can't be")
     return written
 
 
@@ -280,12 +284,12 @@ def _file_crc(path: Path) -> int:
 
 def _verify(path: Path, entry: dict[str, Any]) -> None:
     if not path.is_file():
-        raise ValueError(f"{path} is missing from the snapshot")
+        raise DamagedSnapshot(f"{path} is missing from the snapshot")
     size = path.stat().st_size
     if size != entry["bytes"]:
-        raise ValueError(f"{path} is damaged: it has {size} bytes instead of {entry['bytes']}")
+        raise DamagedSnapshot(f"{path} is damaged: it has {size} bytes instead of {entry['bytes']}")
     if _file_crc(path) != entry["crc32"]:
-        raise ValueError(f"{path} is damaged: its checksum does not match")
+        raise DamagedSnapshot(f"{path} is damaged: its checksum does not match")
 
 
 def _fields(store: Store) -> dict[str, Any]:

@@ -153,3 +153,10 @@ class TaggedEnv(gymnasium.Env[np.ndarray, np.int64]):
         if self.layout == "HW":
             return frame[0]
         return frame.transpose(1, 2, 0) if self.layout == "HWC" else frame
+
+
+class Broken(gymnasium.Env[np.ndarray, np.int64]):
+    """An environment whose constructor fails."""
+
+    def __init__(self) -> None:
+        raise KeyError("rig")

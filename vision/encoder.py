@@ -178,10 +178,10 @@ def build_encoder(
     known = [p for p in inspect.signature(build).parameters if p != "observation_shape"]
     for option in options:
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1, cutoff=0.0)[0]
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]!r}? Its" if near else "its"
             raise ValueError(
-                f"the encoder {name!r} has no option {option!r}; did you mean {near!r}? "
-                f"Its options: {', '.join(known)}"
+                f"the encoder {name!r} has no option {option!r}; {hint} options: {', '.join(known)}"
             )
     return build(observation_shape, width=width, **options)
 

@@ -103,6 +103,9 @@ def _fill(
             for key, value in state.items()
         }
     first = _first_conv(module)
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{source} holds NaN or infinity in {key}")
     copies: dict[str, Tensor] = {}
     misshaped, adapted = [], ""
     for key, value in state.items():

@@ -45,13 +45,17 @@ class Recorder:
         self.closed = True
 
     def evaluate_run(
-        self, folder: Path, episodes: int, epsilon: float | None, seed: int
+        self, folder: Path, episodes: int, epsilon: float | None, seed: int, **where: Any
     ) -> dict[str, Any]:
         self.calls.append(("eval", folder, episodes, epsilon, seed))
+        self.where = where
         self.run()
         return {"mean": 12.5, "scores": [12.0, 13.0], "text": "score 12.5, protocol nature"}
 
-    def play(self, folder: Path, video: Path | None, episodes: int, seed: int) -> dict[str, Any]:
+    def play(
+        self, folder: Path, video: Path | None, episodes: int, seed: int, **where: Any
+    ) -> dict[str, Any]:
+        self.where = where
         self.calls.append(("play", folder, video, episodes, seed))
         return {"text": "score 3", "video": str(video)}
 
@@ -62,10 +66,10 @@ def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
     run_dir.mkdir()
     config.resolve("dqn", "default", {}, image=True).save(run_dir)
     recorder = Recorder(run_dir)
-    session, evaluate = ModuleType("agents.session"), ModuleType("agents.evaluate")
-    vars(session).update(create=recorder.create, resume=recorder.resume)
+    start, evaluate = ModuleType("agents.start"), ModuleType("agents.evaluate")
+    vars(start).update(create=recorder.create, resume=recorder.resume)
     vars(evaluate).update(evaluate_run=recorder.evaluate_run, play=recorder.play)
-    monkeypatch.setitem(sys.modules, "agents.session", session)
+    monkeypatch.setitem(sys.modules, "agents.start", start)
     monkeypatch.setitem(sys.modules, "agents.evaluate", evaluate)
     return recorder
 
@@ -118,10 +122,14 @@ def test_resume(recorder: Recorder, tell: Told) -> None:
 def test_eval(recorder: Recorder, tell: Told) -> None:
     folder = recorder.run_dir
     assert tell("eval", str(folder))[:2] == (0, "score 12.5, protocol nature\n")
+    assert (recorder.where["device"], recorder.where["threads"]) == ("auto", None)
     words = ["--episodes", "7", "--epsilon", "0.01", "--seed", "3", "--json"]
+    words += ["--device", "cpu", "--threads", "1"]
     code, out, _ = tell("eval", str(folder), *words)
     assert code == 0 and json.loads(out)["scores"] == [12.0, 13.0]
     assert recorder.calls == [("eval", folder, 30, None, 0), ("eval", folder, 7, 0.01, 3)]
+    assert (recorder.where["device"], recorder.where["threads"]) == ("cpu", 1)
+    assert tell("eval", str(folder), "--device", "gpu")[0] == 2
 
 
 def test_play(recorder: Recorder, tell: Told, tmp_path: Path) -> None:
@@ -207,7 +215,7 @@ def test_what_a_room_refuses_is_bad_input(
     def create(*_: object) -> None:
         config.resolve("dqn", None, {"gamma": 3.0}, image=True)
 
-    monkeypatch.setattr(sys.modules["agents.session"], "create", create)
+    monkeypatch.setattr(sys.modules["agents.start"], "create", create)
     told = tell("train", "dqn")
     assert told == (2, "", "agents: gamma is 3.0; it must lie in [0, 1]\n")
 
@@ -219,7 +227,7 @@ def test_what_a_library_raises_keeps_its_traceback(
         json.loads("{")  # a ValueError from outside our rooms
 
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(sys.modules["agents.session"], "create", create)
+    monkeypatch.setattr(sys.modules["agents.start"], "create", create)
     code, _, err = tell("train", "dqn")
     assert code == 1 and len(err.splitlines()) == 1
     (path,) = tmp_path.glob("traceback-*.txt")
@@ -236,6 +244,7 @@ def test_what_a_library_raises_keeps_its_traceback(
         (ZeroDivisionError(), "ZeroDivisionError"),
         (MemoryError(), "out of memory"),
         (PermissionError(13, "Permission denied", "/x"), "/x: Permission denied"),
+        (OSError(28, "No space left on device"), "{run_dir}: No space left on device"),
     ],
 )
 def test_a_fault_in_mid_run_is_one_line_and_a_traceback_in_the_run_folder(
@@ -244,6 +253,7 @@ def test_a_fault_in_mid_run_is_one_line_and_a_traceback_in_the_run_folder(
     recorder.fault = fault
     code, out, err = tell("train", "dqn")
     (path,) = recorder.run_dir.glob("traceback-*.txt")
+    text = text.format(run_dir=recorder.run_dir)
     assert (code, out, err) == (1, "", f"agents: {text} (traceback: {path})\n")
     assert type(fault).__name__ in path.read_text()
     assert recorder.closed
@@ -259,7 +269,7 @@ def test_traceback_shows_it_all(recorder: Recorder, tell: Told) -> None:
 
 def test_ctrl_c(recorder: Recorder, tell: Told) -> None:
     recorder.fault = KeyboardInterrupt()
-    assert tell("train", "dqn") == (130, "", "")
+    assert tell("train", "dqn") == (130, "", "agents: stopped\n")
 
 
 def test_help_of_an_algorithm_explains_every_option(tell: Told) -> None:

@@ -294,6 +294,12 @@ def test_learns_a_fixed_batch() -> None:
     assert error.abs().max() < 0.05
 
 
+def test_a_share_of_random_actions_is_one() -> None:
+    agent = DQN(SMALL, (5,), 3)
+    with pytest.raises(ValueError, match=r"epsilon is 2; it must lie in \[0, 1\]"):
+        agent.act(torch.zeros(1, 5), explore=False, epsilon=2)
+
+
 def test_a_value_out_of_range_is_named() -> None:
     with pytest.raises(ValueError, match=r"gamma is 1.5; it must lie in \[0, 1\]"):
         DQN(replace(SMALL, gamma=1.5), (5,), 3)

@@ -11,7 +11,7 @@ import torch
 
 from agents.dqn import DQN
 from agents.explain import explain, look, newest, sanity, still
-from agents.session import create
+from agents.start import create
 from configs.dqn import DQNConfig
 
 BASE: dict[str, Any] = {

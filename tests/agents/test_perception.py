@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import vision
 from agents import load
 from agents.dqn import DQN
-from agents.session import create, resume
+from agents.start import create, resume
 from configs.dqn import DQNConfig
 from replay import Batch
 from tests.support import TaggedEnv

@@ -9,16 +9,19 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 import agents
-from agents import checkpoint, session
+from agents import checkpoint
+from agents import start as begin
 from agents.errors import CheckpointError, StorageError
 from agents.evaluate import evaluate_run, play, student_t
-from agents.process import locked
+from agents.process import locked, stoppable
+from agents.session import Session
 from envs import EnvFault
 
 TINY: dict[str, Any] = {
@@ -42,10 +45,8 @@ TINY: dict[str, Any] = {
 }
 
 
-def start(out: Path, **options: Any) -> session.Session:
-    return session.create(
-        "dqn", "nature", {**TINY, "out": str(out), "optimizer": "adam", **options}
-    )
+def start(out: Path, **options: Any) -> Session:
+    return begin.create("dqn", "nature", {**TINY, "out": str(out), "optimizer": "adam", **options})
 
 
 def test_a_run_folder_holds_the_run(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_killed_and_resumed_goes_on_bit_for_bit(tmp_path: Path, noisy: bool) -> 
         if tick.step == 600:  # what came after the checkpoint is lost
             break
     killed.close()
-    resumed = session.resume(killed.run_dir)
+    resumed = begin.resume(killed.run_dir)
     assert resumed.step == 400
     for _ in resumed.ticks():
         pass
@@ -92,7 +93,7 @@ def test_resume_without_the_replay_fills_it_before_learning(tmp_path: Path) -> N
     run = start(tmp_path, save_replay=False, steps=400)
     run.run(console=False)
     run.close()
-    resumed = session.resume(run.run_dir, steps=600)
+    resumed = begin.resume(run.run_dir, steps=600)
     assert any("fills anew" in note for note in resumed.notes)
     updates = [tick.updates - run.updates for tick in resumed.ticks()]
     assert updates[15] == 0 and updates[-1] > 0
@@ -104,7 +105,7 @@ def test_resume_refuses_an_end_that_is_past(tmp_path: Path) -> None:
     run.run(console=False)
     run.close()
     with pytest.raises(ValueError, match="steps is 100; the run in .* stands at step 400"):
-        session.resume(run.run_dir, steps=100)
+        begin.resume(run.run_dir, steps=100)
 
 
 def test_interrupt_saves_and_tells_how_to_go_on(
@@ -116,7 +117,7 @@ def test_interrupt_saves_and_tells_how_to_go_on(
         run.run()
     run.close()
     assert f"agents train --resume {run.run_dir}" in capsys.readouterr().err
-    assert session.resume(run.run_dir).step == run.step > 0
+    assert begin.resume(run.run_dir).step == run.step > 0
 
 
 def test_interrupt_in_the_evaluation_stops_it(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_interrupt_in_the_evaluation_stops_it(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run.run(console=False)
     run.close()
-    assert session.resume(run.run_dir).step == 80
+    assert begin.resume(run.run_dir).step == 80
     assert not (run.run_dir / "result.json").exists()
 
 
@@ -134,7 +135,7 @@ def test_one_process_a_run_folder(tmp_path: Path) -> None:
     run.run(console=False)
     before = (run.run_dir / "config.yaml").read_text()
     with locked(run.run_dir):
-        for second in (lambda: run.run(console=False), lambda: session.resume(run.run_dir, 600)):
+        for second in (lambda: run.run(console=False), lambda: begin.resume(run.run_dir, 600)):
             with pytest.raises(ValueError, match="another process is training"):
                 second()
     run.close()
@@ -156,7 +157,7 @@ def test_a_faulty_environment_ends_the_run_with_a_checkpoint(
     with pytest.raises(EnvFault, match="reward is nan"):
         run.run(console=False)
     run.close()
-    assert session.resume(run.run_dir).step == 120
+    assert begin.resume(run.run_dir).step == 120
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
@@ -178,10 +179,34 @@ def test_a_damaged_replay_is_passed_over(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 0xFF
     chunk.unlink()  # the older checkpoint may share it by a hard link
     chunk.write_bytes(bytes(data))
-    resumed = session.resume(run.run_dir)
+    resumed = begin.resume(run.run_dir)
     assert resumed.step == 400
     assert any(chunk.name in note for note in resumed.notes)
     resumed.close()
+
+
+def test_where_every_replay_is_damaged_the_networks_go_on(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    run.run(console=False)
+    run.close()
+    for path in checkpoint.steps(run.run_dir).values():
+        (path / "replay" / "state.safetensors").write_bytes(b"")
+    resumed = begin.resume(run.run_dir)
+    assert resumed.step == 800
+    weight = resumed.agent.state_dict()["online"]["first.weight"]
+    assert torch.equal(weight, run.agent.state_dict()["online"]["first.weight"])
+    assert any("the replay can't be read: it fills anew" in note for note in resumed.notes)
+    resumed.close()
+
+
+def test_a_replay_that_does_not_fit_is_no_damage(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=400)
+    run.run(console=False)
+    run.close()
+    config = run.run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("replay_capacity: 300", "replay_capacity: 200"))
+    with pytest.raises(ValueError, match="holds a replay of capacity 300; expected 200"):
+        begin.resume(run.run_dir)
 
 
 def test_an_agent_plays_without_its_replay(tmp_path: Path) -> None:
@@ -203,13 +228,15 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.steps(run.run_dir) == {}
 
 
-def test_a_state_that_is_no_json_costs_the_episode_only(tmp_path: Path) -> None:
+def test_a_state_that_is_no_json_costs_the_episode_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = start(tmp_path, steps=400)
     run.env.get_state = lambda: {"array": np.zeros(3)}  # type: ignore[method-assign]
-    run.run(console=False)
+    run.run()
     run.close()
-    assert any("will not be restored" in note for note in run.notes)
-    assert session.resume(run.run_dir).step == 400
+    assert capsys.readouterr().err.count("will not be restored") == 1
+    assert begin.resume(run.run_dir).step == 400
 
 
 def test_evaluations_leave_training_alone(tmp_path: Path) -> None:
@@ -236,8 +263,40 @@ def test_a_full_disk_in_mid_run_does_not_end_it(
     monkeypatch.setattr(run, "save", save)
     run.run()
     run.close()
-    assert "no checkpoint at step 400: no space left; training goes on" in capsys.readouterr().err
+    assert "no checkpoint at step 400: no space left" in capsys.readouterr().err
     assert set(checkpoint.steps(run.run_dir)) == {800}
+
+
+def test_a_full_disk_at_the_end_still_tells_the_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path, checkpoint_every=0)
+    monkeypatch.setattr(run, "save", Mock(side_effect=StorageError("no space left")))
+    with pytest.raises(StorageError, match="no space left"):
+        run.run()
+    run.close()
+    assert "score" in capsys.readouterr().err
+
+
+def test_learning_does_not_go_backwards(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=400)
+    run.learn(console=False)
+    with pytest.raises(ValueError, match="steps is 100; the run in .* stands at step 400"):
+        run.learn(100, console=False)
+    run.close()
+
+
+def test_a_hang_up_saves_and_nohup_is_heeded(tmp_path: Path) -> None:
+    with stoppable() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.wait(5)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.wait(0.2)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +305,8 @@ def test_a_full_disk_in_mid_run_does_not_end_it(
         ({"replay_capacity": 30}, "learning_starts is 40; it must not exceed replay_capacity, 30"),
         ({"update_every": 1e-300}, "update_every is 1e-300; it must be at least 0.001"),
         ({"protocol": "natur"}, "unknown protocol 'natur'; did you mean nature"),
+        ({"protocol": "sb3"}, "protocol is 'sb3', and says nothing outside Atari"),
+        ({"num_envs": 10**6}, "num_envs is 1000000; it must be at most 4096"),
     ],
 )
 def test_refusals_leave_no_folder(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -256,11 +317,11 @@ def test_refusals_leave_no_folder(tmp_path: Path, options: dict[str, Any], messa
 
 def test_a_value_is_held_to_the_preset_that_the_environment_chooses(tmp_path: Path) -> None:
     options = {"env": "CartPole-v1", "replay_capacity": 5_000, "out": str(tmp_path)}
-    made = session.create("dqn", None, options)
+    made = begin.create("dqn", None, options)
     made.close()
     assert made.config.preset == "classic"
     with pytest.raises(ValueError, match="learning_starts is 20000"):
-        session.create("dqn", None, {**options, "env": "tests.support:TaggedEnv"})
+        begin.create("dqn", None, {**options, "env": "tests.support:TaggedEnv"})
 
 
 def test_films_never_take_anothers_name(tmp_path: Path) -> None:
@@ -285,7 +346,7 @@ def test_a_run_too_short_to_learn_says_so(tmp_path: Path) -> None:
 
 def test_continuous_actions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dqn needs discrete actions and Pendulum-v1 takes Box"):
-        session.create("dqn", None, {"env": "Pendulum-v1", "out": str(tmp_path)})
+        begin.create("dqn", None, {"env": "Pendulum-v1", "out": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from envs.layout import Checker, layout
 
 
 def box(*shape: int, dtype: type = np.uint8) -> spaces.Box:
-    return spaces.Box(0, 255, shape, dtype)  # type: ignore[arg-type]
+    return spaces.Box(0, 255 if dtype is np.uint8 else 1, shape, dtype)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_vectors_become_float32() -> None:
 
 def test_bounds_turn_with_the_image() -> None:
     low = np.zeros((16, 20, 3), np.float64)
-    low[:, :, 2] = -1
+    low[:, :, 2] = 0.25
     made = layout(spaces.Box(low, np.ones_like(low), dtype=np.float64), "env")
-    assert (made.frame.low[2] == -1).all() and (made.frame.low[:2] == 0).all()
+    assert (made.frame.low[2] == 0.25).all() and (made.frame.low[:2] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,8 @@ def test_bounds_turn_with_the_image() -> None:
         (spaces.Tuple((box(3), box(3))), "FlattenObservation"),
         (spaces.Text(5), "FlattenObservation"),
         (box(0, 4, 3), "an axis is empty"),
+        (spaces.Box(0, 255, (20, 20, 3)), "float32 images in [0, 255]; expected uint8, or floats"),
+        (spaces.Box(-1, 1, (20, 20, 3)), "float32 images in [-1, 1]; expected uint8, or floats"),
     ],
 )
 def test_refusals_name_the_way_out(space: gymnasium.Space, message: str) -> None:  # type: ignore[type-arg]

@@ -91,7 +91,9 @@ def test_unknown_names_say_what_is_near(name: str, hint: str) -> None:
         ({"env": "threading:Event"}, "made a Event, not a gymnasium.Env"),
         ({"env": "tests.support:__doc__"}, "__doc__ is not a class"),
         ({"env": "tests.support:Tag"}, "asks for env, episode, step, action"),
-        ({"env": "nomodule:Name-v0"}, "'nomodule:Name-v0' cannot be made"),
+        ({"env": "nomodule:Name-v0"}, "'nomodule:Name-v0' can't be made"),
+        ({"env": "envs.mine:World"}, "'envs' is the name of one of Sightline's packages"),
+        ({"env": "tests.support:Broken"}, "'tests.support:Broken' can't be made: KeyError: 'rig'"),
     ],
 )
 def test_bad_config_is_refused_in_one_line(change: dict[str, object], message: str) -> None:

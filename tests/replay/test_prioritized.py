@@ -280,6 +280,7 @@ GOOD = {
     [
         ({"frame": np.zeros(2, np.float32)}, r"frame has shape \(2,\); expected \(3,\)"),
         ({"frame": np.zeros((3, 2), np.float32)}, r"frame has shape \(3, 2\)"),
+        ({"frame": np.float32([0, np.nan, 0])}, "frame holds NaN or infinity"),
         ({"frame": np.zeros(3, complex)}, "frame has dtype complex128; expected float32"),
         ({"frame": {"frame": np.zeros(3)}}, "frame is a dict; this replay takes an array"),
         ({"action": np.zeros(3)}, "action has dtype float64; expected int64"),

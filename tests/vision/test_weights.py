@@ -223,3 +223,10 @@ def test_a_package_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
     said = refused(net(), "timm:resnet18")
     assert said.startswith("timm:resnet18 needs timm, which can't be imported here (")
     assert said.endswith("give a local file instead")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    state = net("resnet20").state_dict()
+    state["conv1.weight"][0, 0, 0, 0] = torch.nan
+    path = write(tmp_path / "w.safetensors", state)
+    assert "holds NaN or infinity in conv1.weight" in refused(net("resnet20", seed=1), path)

@@ -1,0 +1,174 @@
+"""How a run begins: a new one in a folder of its own, or an old one where it was stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents import checkpoint, config
+from agents.build import build_agent, build_replay, pick_device, restore
+from agents.checkpoint import NewerSchema
+from agents.config import TrainConfig
+from agents.errors import CheckpointError
+from agents.process import keep_freed_memory, locked
+from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
+from envs import make
+from envs.make import ATARI_ONLY
+from replay.snapshot import DamagedSnapshot
+
+
+def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> Session:
+    """A new run with a folder of its own.
+
+    Raises ValueError or TypeError, in one line, for a wrong option, environment or encoder, and
+    MemoryError where the replay does not fit; nothing is written then.
+    """
+    chosen = _resolve(algorithm, preset, overrides)
+    session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
+    try:
+        if chosen.run.explain_every and len(session.env.frame_space.shape) != 3:
+            raise ValueError(
+                f"explain_every is {chosen.run.explain_every}; stills are of agents that see "
+                f"images, and {chosen.env.env!r} shows vectors"
+            )
+        if session.env.protocol is None and (idle := [n for n in ATARI_ONLY if n in overrides]):
+            raise ValueError(
+                f"{idle[0]} is {overrides[idle[0]]!r}, and says nothing outside Atari: leave it out"
+            )
+        session.replay.reset(session.env.reset())
+        session.agent.values(session.replay.latest())  # what it can't digest is told here and now
+        session.run_dir = config.make_run_dir(chosen)
+        chosen.save(session.run_dir)
+    except BaseException:
+        session.close()
+        raise
+    if chosen.agent.distributional and session.env.protocol is None:
+        session.notes.append(
+            f"returns are learned between v_min, {chosen.agent.v_min:g}, and v_max, "
+            f"{chosen.agent.v_max:g}; give what this environment's can reach, or "
+            "--no-distributional"
+        )
+    if chosen.agent.encoder_freeze and not chosen.agent.encoder_weights:
+        session.notes.append(
+            "encoder_freeze holds an encoder without encoder_weights: its features stay random"
+        )
+    if chosen.run.steps <= chosen.agent.learning_starts:
+        session.notes.append(
+            f"nothing will be learned: {chosen.run.steps:,} steps end before learning_starts, "
+            f"{chosen.agent.learning_starts:,}"
+        )
+    return session
+
+
+def _resolve(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> TrainConfig:
+    """The config; where no preset is named, on the one that suits what the environment shows."""
+    try:
+        chosen = config.resolve(algorithm, preset, overrides, image=True)
+    except ValueError:
+        if preset is not None:
+            raise
+        # a value that only the preset for vectors admits
+        chosen = config.resolve(algorithm, None, overrides, image=False)
+        if _shows_images(chosen):
+            raise
+        return chosen
+    if preset is None and not _shows_images(chosen):
+        return config.resolve(algorithm, None, overrides, image=False)
+    return chosen
+
+
+def resume(folder: Path, steps: int | None = None) -> Session:
+    """The run in `folder`, from its newest whole checkpoint; `steps` sets a new end.
+
+    A checkpoint whose replay is damaged is passed over, too. Where the environment can't be
+    restored (Atari's vector environment offers no state) its episodes begin anew. Notes say so.
+    """
+    folder = Path(folder)
+    chosen = config.load(folder)
+    if steps is not None:
+        chosen = chosen.replace(steps=steps)
+    notes: list[str] = []
+    with locked(folder):
+        session = _restored(folder, chosen, notes)
+        if steps is not None:
+            chosen.save(folder)
+    at = f"resumed at step {session.step:,} of {chosen.run.steps:,}"
+    session.notes = [*notes, *session.notes, at]
+    return session
+
+
+def _restored(folder: Path, chosen: TrainConfig, notes: list[str]) -> Session:
+    """A session from the newest checkpoint that is whole, its replay included.
+
+    Where there is none, from the newest that is whole but for the replay, which then fills anew.
+    """
+    before = None
+    while True:
+        try:
+            found = checkpoint.latest(folder, notes.append, before)
+        except NewerSchema:
+            raise
+        except CheckpointError:
+            break
+        try:
+            return _taken_up(found, folder, chosen)
+        except (DamagedSnapshot, OSError) as error:
+            notes.append(str(error))
+            before = int(checkpoint.verify(found, ("replay",))["step"])
+    found = checkpoint.latest(folder, without=("replay",))
+    return _taken_up(found, folder, chosen, with_replay=False)
+
+
+def _taken_up(
+    found: Path, folder: Path, chosen: TrainConfig, *, with_replay: bool = True
+) -> Session:
+    """A session as a checkpoint holds it, replay and environments as far as they are in it."""
+    state = checkpoint.load_tree(found / "state")
+    step = state["step"]
+    require_ahead(chosen.run.steps, step, folder)
+    session = _assemble(folder, chosen, seed=derive(chosen.run.seed, SEED_RESUME, step))
+    try:
+        restore(session.agent, state["agent"], found)
+        session.step, session.updates, session.credit = step, state["updates"], state["credit"]
+        frame = session.env.reset()
+        if not (with_replay and (found / "replay").is_dir()):
+            session.replay.reset(frame)
+            why = "was not saved" if with_replay else "can't be read"
+            session.notes.append(
+                f"the replay {why}: it fills anew before learning goes on "
+                f"({chosen.agent.learning_starts:,} steps)"
+            )
+            return session
+        session.replay.load(found / "replay")
+        if state["env"] is not None:
+            session.env.set_state(state["env"])
+        else:
+            session.replay.reset(frame)
+            session.notes.append("this environment can't be restored: its episodes begin anew")
+        return session
+    except BaseException:
+        session.close()
+        raise
+
+
+def _assemble(folder: Path, chosen: TrainConfig, seed: int, *, pretrained: bool = False) -> Session:
+    torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
+    keep_freed_memory()
+    env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
+    device = pick_device(chosen.run.device)
+    agent = build_agent(chosen, env, chosen.run.seed, device, pretrained=pretrained)
+    notes = [agent.report] if agent.report else []
+    replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
+    return Session(folder, chosen, env, agent, replay, notes=notes)
+
+
+def _shows_images(chosen: TrainConfig) -> bool:
+    env = make(chosen.env, seed=0, num_envs=1)
+    try:
+        return len(env.frame_space.shape) == 3
+    finally:
+        env.close()

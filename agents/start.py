@@ -40,7 +40,9 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
                 f"{idle[0]} is {overrides[idle[0]]!r}, and says nothing outside Atari: leave it out"
             )
         session.replay.reset(session.env.reset())
-        session.agent.values(session.replay.latest())  # what it can't digest is told here and now
+        first = session.replay.latest()
+        assert isinstance(first, torch.Tensor)
+        session.agent.values(first)  # what it can't digest is told here and now
         session.run_dir = config.make_run_dir(chosen)
         chosen.save(session.run_dir)
     except BaseException:

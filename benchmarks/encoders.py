@@ -2,8 +2,9 @@
 
     python -m benchmarks.encoders [--json FILE] [--batch 32]
 
-Ours against torchvision's network of the same name, and against stable-baselines3's NatureCNN, on
-float32 images of four channels (three for torchvision) at 84x84 and 224x224, in turns, medians.
+Ours against torchvision's network of the same name, on float32 images of three channels (four
+where it is absent) at 84x84 and 224x224; and against stable-baselines3's NatureCNN, on stacks of
+four frames as environments give them: bytes, which both scale themselves. In turns, medians.
 "update" is forward, backward and a step of SGD. What isn't installed is left out, in a line.
 """
 
@@ -52,6 +53,7 @@ class Peers:
     def _nature_cnn(self) -> dict[str, nn.Module]:
         try:
             import gymnasium
+            from stable_baselines3.common.preprocessing import preprocess_obs
             from stable_baselines3.common.torch_layers import NatureCNN
         except ImportError as error:
             print(f"stable-baselines3 is left out: {error}")
@@ -59,8 +61,15 @@ class Peers:
         import numpy as np
 
         space = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+
+        class Scaled(nn.Module):
+            """What its policies do with an observation before their network has it."""
+
+            def forward(self, x: torch.Tensor) -> Any:
+                return preprocess_obs(x, space)
+
         # its convolutions alone: ours leaves the linear layer to the agent
-        return {"sb3": NatureCNN(space).cnn}
+        return {"sb3": nn.Sequential(Scaled(), NatureCNN(space).cnn)}
 
 
 def forward(net: nn.Module, images: torch.Tensor) -> Callable[[], object]:
@@ -92,7 +101,8 @@ def measure(name: str, size: int, batch: int, peers: Peers, repeats: int) -> lis
     """One network at one size: milliseconds, ratios and parameters."""
     others = peers.of(name)
     channels = 3 if "torchvision" in others else 4
-    images = torch.rand(batch, channels, size, size)
+    shape = batch, channels, size, size
+    images = torch.randint(256, shape, dtype=torch.uint8) if name == "nature" else torch.rand(shape)
     nets: dict[str, nn.Module] = {OURS: build_encoder(name, (channels, size, size)), **others}
     rows = []
     for what, make in (("forward", forward), ("update", update)):

@@ -204,11 +204,18 @@ def test_bad_input_gets_one_clear_line(call: Callable[[], object], says: str) ->
     assert "\n" not in str(error.value)
 
 
-def test_the_range_is_checked_in_every_batch() -> None:
-    encoder = vision.build_encoder("nature", IMAGE)
-    encoder(torch.zeros(1, *IMAGE))
+def test_the_range_is_read_at_first_and_then_now_and_then() -> None:
+    encoder = vision.build_encoder("nature", (1, 36, 36), width=0.1)
+    good, bad = torch.zeros(1, 1, 36, 36), torch.full((1, 1, 36, 36), -0.5)
+    for turn in range(16):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+            encoder(bad)
+        encoder(good)
+        assert encoder._batches == turn + 1
+    for _ in range(64 - 16):
+        encoder(bad)
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        encoder(torch.full((1, *IMAGE), -0.5))
+        encoder(bad)
 
 
 def test_least_sizes_are_least() -> None:

@@ -26,6 +26,8 @@ class Row:
     system: str
     value: float
     unit: str
+    interval: float | None = None
+    """Half of its 95% interval, where it is a mean."""
 
 
 def machine(packages: Sequence[str] = ("torch", "numpy", "numba")) -> dict[str, str]:
@@ -71,21 +73,25 @@ def interleave(
 def report(benchmark: str, rows: Sequence[Row], path: Path | None = None) -> None:
     """Print a table, a line a case and a column a system; write the rows to `path` as JSON."""
     info = machine()
-    systems = list(dict.fromkeys([OURS, *(row.system for row in rows)]))
+    systems = sorted(dict.fromkeys(row.system for row in rows), key=lambda name: name != OURS)
     table = Table(title=f"{benchmark} on {info['processor']}, {info['cores']} cores")
     table.add_column("case")
     for system in systems:
         table.add_column(system, justify="right")
     table.add_column("unit")
-    values = {(row.case, row.unit, row.system): row.value for row in rows}
+    found = {(row.case, row.unit, row.system): row for row in rows}
     for case, unit in dict.fromkeys((row.case, row.unit) for row in rows):
-        cells = [values.get((case, unit, system)) for system in systems]
-        texts = ["-" if value is None else _digits(value) for value in cells]
-        table.add_row(case, *texts, unit)
+        table.add_row(case, *(_cell(found.get((case, unit, system))) for system in systems), unit)
     Console().print(table)
     if path is not None:
         content = {"benchmark": benchmark, "machine": info, "rows": [asdict(row) for row in rows]}
         path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    return _digits(row.value) + ("" if row.interval is None else f" ± {_digits(row.interval)}")
 
 
 def _digits(value: float) -> str:

@@ -15,12 +15,13 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from replay import Batch, PrioritizedReplay
+from replay import Batch, Observation, PrioritizedReplay
 
 WARM = 3
 """Calls that run eagerly before a capture, as it asks for: kernels are built, memory is taken."""
 
 Made = TypeVar("Made")
+_Key = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 
 class Learner(Protocol):
@@ -109,33 +110,41 @@ class Step:
 
 
 class Forward:
-    """A function of one tensor, which on CUDA becomes a graph for each shape that it is given.
+    """A function of one observation, which on CUDA becomes a graph for each shape of it.
 
     What it returns is overwritten by the next call of that shape. The function must neither wait
     for the device nor read anything but its argument and tensors that stay where they are.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[[Observation], Tensor]) -> None:
         self._function = function
-        self._calls: Counter[torch.Size] = Counter()
-        self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        self._calls: Counter[_Key] = Counter()
+        self._graphs: dict[_Key, tuple[torch.cuda.CUDAGraph, Observation, Tensor]] = {}
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Observation) -> Tensor:
         """What the function gives for `x`."""
-        if not x.is_cuda:
+        parts = _parts(x)
+        if not all(part.is_cuda for part in parts.values()):
             return self._function(x)
-        self._calls[x.shape] += 1
-        if self._calls[x.shape] <= WARM:
+        key = tuple((name, part.shape, part.dtype) for name, part in parts.items())
+        self._calls[key] += 1
+        if self._calls[key] <= WARM:
             return _aside(lambda: self._function(x))
-        if x.shape not in self._graphs:
-            graph, argument = torch.cuda.CUDAGraph(), x.clone()
+        if key not in self._graphs:
+            graph = torch.cuda.CUDAGraph()
+            argument = {n: p.clone() for n, p in x.items()} if isinstance(x, dict) else x.clone()
             with torch.cuda.graph(graph):
                 found = self._function(argument)
-            self._graphs[x.shape] = graph, argument, found
-        graph, argument, found = self._graphs[x.shape]
-        argument.copy_(x)
+            self._graphs[key] = graph, argument, found
+        graph, argument, found = self._graphs[key]
+        for name, part in _parts(argument).items():
+            part.copy_(parts[name])
         graph.replay()
         return found
+
+
+def _parts(observation: Observation) -> dict[str, Tensor]:
+    return observation if isinstance(observation, dict) else {"": observation}
 
 
 def _aside(work: Callable[[], Made]) -> Made:

@@ -12,11 +12,13 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
+from gymnasium import spaces
 from torch import Tensor
 
 from agents.graph import Learner, Step, spend
 from envs.vector import Episode, VectorEnv
-from replay import Field, PrioritizedReplay
+from replay import Field, Observation, PrioritizedReplay
+from replay.types import Spec, longest_stack
 
 
 class Agent(Learner, Protocol):
@@ -29,14 +31,14 @@ class Agent(Learner, Protocol):
 
     def act(
         self,
-        observation: Tensor,
+        observation: Observation,
         *,
         explore: bool = True,
         epsilon: float = 0.0,
         explorer: np.random.Generator | None = None,
     ) -> np.ndarray: ...
 
-    def values(self, observation: Tensor) -> Tensor: ...
+    def values(self, observation: Observation) -> Tensor: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -64,9 +66,17 @@ class Tick:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def observation_field(env: VectorEnv) -> Field:
-    """The replay's field for the newest frame of `env`."""
-    return Field(env.frame_space.shape, str(env.frame_space.dtype), env.stack)
+def observation_field(env: VectorEnv) -> Spec:
+    """The replay's field for the newest frame of `env`, or the fields of its parts."""
+    space, stack = env.frame_space, env.stack
+    if isinstance(stack, int):
+        return _field(space, stack)
+    assert isinstance(space, spaces.Dict)
+    return {part: _field(space[part], stack[part]) for part in space}
+
+
+def _field(space: spaces.Space[Any], stack: int = 1) -> Field:
+    return Field(space.shape or (), str(space.dtype), stack)
 
 
 def train(
@@ -96,9 +106,7 @@ def train(
     while step < steps:
         schedule = agent.anneal(step, steps)
         started = perf_counter()
-        observation = replay.latest()
-        assert isinstance(observation, Tensor)  # one field makes a tensor
-        action = agent.act(observation)
+        action = agent.act(replay.latest())
         started = spend(seconds, "act", started)
         env.send(action)
         spend(seconds, "environment", started)
@@ -141,12 +149,13 @@ def evaluate(
 
 def rollout(
     agent: Agent, env: VectorEnv, epsilon: float = 0.0, seed: int = 0
-) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, tuple[Episode, ...]]]:
+) -> Iterator[tuple[Observation, np.ndarray, np.ndarray, tuple[Episode, ...]]]:
     """Step `env` for ever; yields (observation acted on, action, reward, episodes ended)."""
     # the same ring that training reads its stacks from, as short as it can be
+    spec = observation_field(env)
     memory = PrioritizedReplay(
-        env.num_envs * (env.stack + 2),
-        observation_field(env),
+        env.num_envs * (longest_stack(spec) + 2),
+        spec,
         action_field(env),
         lanes=env.num_envs,
         alpha=0.0,
@@ -155,7 +164,6 @@ def rollout(
     explorer = np.random.default_rng(seed)
     while True:
         observation = memory.latest()
-        assert isinstance(observation, Tensor)
         action = agent.act(observation, explore=False, epsilon=epsilon, explorer=explorer)
         env.send(action)
         result = env.recv()
@@ -165,5 +173,4 @@ def rollout(
 
 def action_field(env: VectorEnv) -> Field:
     """The replay's field for one action of `env`."""
-    space = env.action_space
-    return Field(space.shape or (), str(space.dtype))
+    return _field(env.action_space)

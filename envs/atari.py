@@ -48,10 +48,11 @@ class Atari:
         render: bool = False,
     ) -> None:
         self.num_envs = num_envs
-        self.stack = stack
+        self.stack: int | dict[str, int] = stack
+        self.discrete: dict[str, int] = {}
         self.first_action = 0
         self.protocol: Protocol | None = protocol
-        self.frame_space: gymnasium.spaces.Box = gymnasium.spaces.Box(
+        self.frame_space: gymnasium.spaces.Box | gymnasium.spaces.Dict = gymnasium.spaces.Box(
             0, 255, (1, frame_size, frame_size), np.uint8
         )
         self._life_loss = protocol.life_loss and not evaluation

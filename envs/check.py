@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Generator, Iterator
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
 from envs.lanes import actions
-from envs.layout import Checker, layout
+from envs.layout import Checker
 from envs.make import make_one
 from envs.names import resolve
+from envs.parts import Frame, Parts, leaves
 
 STEPS = 2_000
 """Random steps that an environment is tried for."""
@@ -40,9 +43,9 @@ def check(name: str, seed: int = 0) -> Iterator[Finding]:
         return
     env = make_one(found, render=False)
     try:
-        yield from _spaces(env, name)
-        yield from _play(env, seed)
-        yield from _seeding(env, seed)
+        parts = yield from _spaces(env, name)
+        yield from _play(env, parts, seed)
+        yield from _seeding(env, parts, seed)
     except _Wrong as wrong:
         yield Finding("wrong", str(wrong))
     finally:
@@ -53,47 +56,57 @@ class _Wrong(Exception):
     """What ends the check."""
 
 
-def _spaces(env: gymnasium.Env[Any, Any], name: str) -> Iterator[Finding]:
+def _spaces(env: gymnasium.Env[Any, Any], name: str) -> Generator[Finding, None, Parts]:
     try:
-        seen = layout(env.observation_space, name)
+        parts = Parts(env.observation_space, name)
         _, taken = actions(env.action_space, name)
     except ValueError as error:
         raise _Wrong(str(error)) from None
-    what = "images" if len(seen.frame.shape) == 3 else "vectors"
-    yield Finding(
-        "ok",
-        f"observations are {what}: {env.observation_space.shape} {env.observation_space.dtype}, "
-        f"to the agent {seen.frame.shape}",
-    )
+    if isinstance(parts.space, spaces.Dict):
+        own = dict(leaves(env.observation_space, name))  # type: ignore[arg-type]
+        for part, frame in parts.space.items():
+            yield from _part(f"observations[{part!r}]", own[part], frame)
+    else:
+        yield from _part("observations", env.observation_space, parts.space)
     if isinstance(taken, gymnasium.spaces.Discrete):
         yield Finding("ok", f"actions are discrete: {taken.n}")
     else:
         yield Finding("note", f"actions are continuous ({env.action_space}); dqn can't take them")
-    if what == "vectors" and np.issubdtype(env.observation_space.dtype, np.floating):
-        space = seen.frame
-        width = float(np.max(np.where(np.isfinite(space.high), np.abs(space.high), 0)))
+    return parts
+
+
+def _part(called: str, own: gymnasium.Space[Any], frame: gymnasium.Space[Any]) -> Iterator[Finding]:
+    """What the agent sees of observations, or of one part of them."""
+    assert isinstance(frame, spaces.Box)
+    if isinstance(own, spaces.Discrete):
+        yield Finding("ok", f"{called} are one of {own.n} values, to the agent one-hot")
+        return
+    what = "images" if len(frame.shape) == 3 else "vectors"
+    seen = f"{own.shape} {own.dtype}, to the agent {frame.shape}"
+    yield Finding("ok", f"{called} are {what}: {seen}")
+    if what == "vectors" and np.issubdtype(own.dtype, np.floating):
+        width = float(np.max(np.where(np.isfinite(frame.high), np.abs(frame.high), 0)))
         if width > 100:
             yield Finding(
                 "note",
-                f"observations reach {width:g}; networks learn best from values around 1 "
+                f"{called} reach {width:g}; networks learn best from values around 1 "
                 "(gymnasium.wrappers.NormalizeObservation)",
             )
 
 
-def _play(env: gymnasium.Env[Any, Any], seed: int) -> Iterator[Finding]:
-    checker = Checker(env.observation_space)  # type: ignore[arg-type]  # layout saw that it is a Box
+def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Finding]:
     env.action_space.seed(seed)
     rewards, lengths, length = [], [], 0
-    _reset(env, checker, seed)
+    _reset(env, parts, seed)
     for _ in range(STEPS):
         action = env.action_space.sample()
-        _, reward, terminated, truncated = _step(env, checker, action)
+        _, reward, terminated, truncated = _step(env, parts, action)
         rewards.append(reward)
         length += 1
         if terminated or truncated:
             lengths.append(length)
             length = 0
-            _reset(env, checker, None)
+            _reset(env, parts, None)
     yield Finding("ok", f"{STEPS:,} random steps returned what the spaces announce")
     greatest = float(np.abs(rewards).max())
     if lengths:
@@ -117,16 +130,15 @@ def _play(env: gymnasium.Env[Any, Any], seed: int) -> Iterator[Finding]:
         )
 
 
-def _seeding(env: gymnasium.Env[Any, Any], seed: int) -> Iterator[Finding]:
-    checker = Checker(env.observation_space)  # type: ignore[arg-type]
-    first, second = (_trajectory(env, checker, seed + 1) for _ in range(2))
-    if not np.array_equal(first[0], second[0]):
+def _seeding(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Finding]:
+    first, second = (_trajectory(env, parts, seed + 1) for _ in range(2))
+    if not _equal(first[0], second[0]):
         yield Finding(
             "wrong",
             f"reset(seed={seed + 1}) twice gave two first observations: runs can't be repeated; "
             "call super().reset(seed=seed), and draw from self.np_random alone",
         )
-    elif not all(np.array_equal(a, b) for a, b in zip(first, second, strict=False)) or (
+    elif not all(_equal(a, b) for a, b in zip(first, second, strict=False)) or (
         len(first) != len(second)
     ):
         yield Finding(
@@ -138,30 +150,30 @@ def _seeding(env: gymnasium.Env[Any, Any], seed: int) -> Iterator[Finding]:
         yield Finding("ok", "the same seed and actions give the same course of events")
 
 
-def _trajectory(env: gymnasium.Env[Any, Any], checker: Checker, seed: int) -> list[np.ndarray]:
+def _trajectory(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> list[Frame]:
     env.action_space.seed(seed)
-    seen = [_reset(env, checker, seed)]
+    seen = [_reset(env, parts, seed)]
     for _ in range(REPEATED):
-        observation, _, terminated, truncated = _step(env, checker, env.action_space.sample())
+        observation, _, terminated, truncated = _step(env, parts, env.action_space.sample())
         seen.append(observation)
         if terminated or truncated:
             break
     return seen
 
 
-def _reset(env: gymnasium.Env[Any, Any], checker: Checker, seed: int | None) -> np.ndarray:
+def _reset(env: gymnasium.Env[Any, Any], parts: Parts, seed: int | None) -> Frame:
     call = "reset()" if seed is None else f"reset(seed={seed})"
     returned = _call(call, lambda: env.reset(seed=seed))
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise _Wrong(f"{call} returned {_kind(returned)}; expected (observation, info)")
     if not isinstance(returned[1], dict):
         raise _Wrong(f"{call} returned {_kind(returned[1])} for info; expected a dict")
-    return _observation(call, checker, returned[0])
+    return _observation(call, parts, returned[0])
 
 
 def _step(
-    env: gymnasium.Env[Any, Any], checker: Checker, action: Any
-) -> tuple[np.ndarray, float, bool, bool]:
+    env: gymnasium.Env[Any, Any], parts: Parts, action: Any
+) -> tuple[Frame, float, bool, bool]:
     call = f"step({action})"
     returned = _call(call, lambda: env.step(action))
     if not isinstance(returned, tuple) or len(returned) != 5:
@@ -173,16 +185,22 @@ def _step(
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, bool | np.bool_):
             raise _Wrong(f"{call} returned {flag!r} for {name}; expected True or False")
-    array = _observation(call, checker, observation)
+    frame = _observation(call, parts, observation)
     try:
-        return array, checker.reward(reward), bool(terminated), bool(truncated)
+        return frame, Checker.reward(reward), bool(terminated), bool(truncated)
     except ValueError as error:
         raise _Wrong(f"{call}: {error}") from None
 
 
-def _observation(call: str, checker: Checker, observation: Any) -> np.ndarray:
+def _equal(a: Frame, b: Frame) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(np.array_equal(a[part], b[part]) for part in a)
+    return np.array_equal(a, b)  # type: ignore[arg-type]
+
+
+def _observation(call: str, parts: Parts, observation: Any) -> Frame:
     try:
-        return np.array(checker.observation(observation))  # a copy: some return one buffer again
+        return copy.deepcopy(parts.read(observation))  # some return one buffer again
     except ValueError as error:
         raise _Wrong(f"{call}: {error}") from None
 

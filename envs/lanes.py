@@ -16,7 +16,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.layout import Checker, layout
+from envs.layout import Checker
+from envs.parts import Frame, Parts
 from envs.state import get_state, set_state
 from envs.vector import EnvFault, Scores, Step, Turns, check_action, lane_seeds
 
@@ -32,9 +33,9 @@ MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 class Lanes:
     """One environment of each function in `make_env`, which is called in the worker thread.
 
-    `stack=0` takes 4 for images and 1 for vectors. `limit` truncates episodes after so many steps,
-    above 0. Lane i is seeded once, at `reset`, by a seed of
-    its own derived from `seed`; later episodes go on from its generator.
+    `stack=0` takes 4 for images and 1 for vectors, of each part of a Dict. `limit` truncates
+    episodes after so many steps, above 0. Lane i is seeded once, at `reset`, by a seed of its own
+    derived from `seed`; later episodes go on from its generator.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Lanes:
             for make in make_env:
                 self._envs.append(self._run(make))
             first = self._envs[0]
-            self._layout = layout(first.observation_space, name)
+            self._parts = Parts(first.observation_space, name)
             self.action_space: gymnasium.Space[Any]
             self.first_action, self.action_space = actions(first.action_space, name)
             count = int(getattr(self.action_space, "n", 0))
@@ -75,17 +76,15 @@ class Lanes:
         except BaseException:
             self.close()
             raise
-        self.frame_space = self._layout.frame
+        self.frame_space: spaces.Box | spaces.Dict = self._parts.space
+        self.discrete = self._parts.discrete
         self.frame_rate = _frame_rate(first.metadata)
-        self.stack = stack or (4 if len(self.frame_space.shape) == 3 else 1)
-        self._check = Checker(self._layout.source)
-        shape = (self.num_envs, *self.frame_space.shape)
+        self.stack = self._parts.stack(stack)
         # Two, because the worker fills one while the caller still reads the other.
-        dtype = self.frame_space.dtype
-        self._frames = (np.zeros(shape, dtype), np.zeros(shape, dtype))
+        self._frames = (self._parts.blank(self.num_envs), self._parts.blank(self.num_envs))
         self._turn = 0
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Frame:
         """Start every lane anew, from the seed given; returns the first frames."""
         self._turns.reset()
         self._scores.reset()
@@ -165,13 +164,13 @@ class Lanes:
 
     # What follows runs in the worker.
 
-    def _reset_all(self) -> np.ndarray:
+    def _reset_all(self) -> Frame:
         frame = self._next_frames()
         for lane, env in enumerate(self._envs):
             with self._blame(lane, "reset()"):
                 observation, _ = env.reset(seed=self._seeds[lane])
-                frame[lane] = self._layout.convert(self._check.observation(observation))
-        return frame
+                self._parts.write(observation, frame, lane)
+        return self._parts.plain(frame)
 
     def _step_all(self, action: np.ndarray) -> Step:
         frame = self._next_frames()
@@ -182,21 +181,22 @@ class Lanes:
             if self._scores.over[lane]:
                 with self._blame(lane, "reset()"):
                     observation, _ = env.reset()
-                    frame[lane] = self._layout.convert(self._check.observation(observation))
+                    self._parts.write(observation, frame, lane)
                 continue
             own: Any = action[lane]
             if isinstance(self.action_space, spaces.Discrete):
                 own = int(own) + self.first_action
             with self._blame(lane, f"step({own})"):
                 observation, gain, terminated[lane], truncated[lane], _ = env.step(own)
-                reward[lane] = self._check.reward(gain)
-                frame[lane] = self._layout.convert(self._check.observation(observation))
+                reward[lane] = Checker.reward(gain)
+                self._parts.write(observation, frame, lane)
         if self.episode_limit:
             truncated |= ~terminated & (self._scores.length + 1 >= self.episode_limit)
         episodes = self._scores.add(reward, terminated | truncated)
-        return Step(frame, reward.astype(np.float32), terminated, truncated, episodes)
+        frames = self._parts.plain(frame)
+        return Step(frames, reward.astype(np.float32), terminated, truncated, episodes)
 
-    def _next_frames(self) -> np.ndarray:
+    def _next_frames(self) -> dict[str, np.ndarray]:
         self._turn ^= 1
         return self._frames[self._turn]
 

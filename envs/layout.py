@@ -36,21 +36,26 @@ class Layout(NamedTuple):
     """A view of an observation, of `source.shape`, in the frame's shape."""
 
 
-def layout(space: gymnasium.Space[Any], name: str) -> Layout:
-    """The layout of `space`; ValueError, in one line, where it is not an image or a vector."""
+def layout(space: gymnasium.Space[Any], name: str, part: str = "") -> Layout:
+    """The layout of `space`; ValueError, in one line, where it is not an image or a vector.
+
+    name  of the environment, and `part` of its observations, for the error
+    """
+    what = f"observations[{part!r}] of {name!r}" if part else f"observations of {name!r}"
     if not isinstance(space, spaces.Box):
+        expected = "expected a Box, a Discrete or a Dict of them" if part else "expected a Box"
         raise ValueError(
-            f"observations of {name!r} are {_short(space)}; expected a Box: "
+            f"{what} are {_short(space)}; {expected}: "
             "wrap the environment in gymnasium.wrappers.FlattenObservation, in a function of yours "
             "that --env names as module:function"
         )
     shape = space.shape
     if 0 in shape:
-        raise ValueError(f"observations of {name!r} have shape {shape}: an axis is empty")
-    convert = _vector if len(shape) < 2 else _image(shape, space.dtype == np.uint8, name)
+        raise ValueError(f"{what} have shape {shape}: an axis is empty")
+    convert = _vector if len(shape) < 2 else _image(shape, space.dtype == np.uint8, what)
     image = convert is not _vector
     if image and space.dtype != np.uint8:
-        _require_unit(space, name)
+        _require_unit(space, what)
     frame: spaces.Box
     if image and space.dtype == np.uint8:
         frame = spaces.Box(convert(space.low), convert(space.high), dtype=np.uint8)
@@ -62,33 +67,33 @@ def layout(space: gymnasium.Space[Any], name: str) -> Layout:
     return Layout(space, frame, convert)
 
 
-def _require_unit(space: spaces.Box, name: str) -> None:
+def _require_unit(space: spaces.Box, what: str) -> None:
     """Float images are taken as they are, so bounds that are told must lie in [0, 1]."""
     bounds = np.array([space.low.min(), space.high.max()], np.float64)
     if (np.isfinite(bounds) & ((bounds < 0) | (bounds > 1))).any():
         raise ValueError(
-            f"observations of {name!r} are {space.dtype} images in [{bounds[0]:g}, {bounds[1]:g}]; "
+            f"{what} are {space.dtype} images in [{bounds[0]:g}, {bounds[1]:g}]; "
             "expected uint8, or floats in [0, 1] (gymnasium.wrappers.RescaleObservation)"
         )
 
 
-def _image(shape: tuple[int, ...], is_uint8: bool, name: str) -> Callable[[np.ndarray], np.ndarray]:
+def _image(shape: tuple[int, ...], is_uint8: bool, what: str) -> Callable[[np.ndarray], np.ndarray]:
     if len(shape) == 2:
         if is_uint8 or min(shape) >= _LEAST_SIDE:
             return _grey
         raise ValueError(
-            f"observations of {name!r} have shape {shape}: too small for an image and no vector; "
+            f"{what} have shape {shape}: too small for an image and no vector; "
             "wrap the environment in gymnasium.wrappers.FlattenObservation"
         )
     if len(shape) > 3:
         raise ValueError(
-            f"observations of {name!r} have shape {shape}: more axes than an image; where they are "
+            f"{what} have shape {shape}: more axes than an image; where they are "
             "stacked frames, drop that wrapper, for frame_stack does it"
         )
     first, last = shape[0], shape[2]
     if first == last or max(first, last) <= _CHANNELS:
         raise ValueError(
-            f"observations of {name!r} have shape {shape}: (C, H, W) and (H, W, C) are both "
+            f"{what} have shape {shape}: (C, H, W) and (H, W, C) are both "
             "possible; give the environment's image unlike first and last axes"
         )
     return _channels_first if first < last else _channels_last
@@ -118,10 +123,12 @@ def _short(space: gymnasium.Space[Any]) -> str:
 class Checker:
     """Holds observations and rewards to the space that the environment announced.
 
-    Every check raises ValueError with what was wrong; the caller adds the lane.
+    Every check raises ValueError with what was wrong, of what is `called` so; the caller adds the
+    lane.
     """
 
-    def __init__(self, space: spaces.Box) -> None:
+    def __init__(self, space: spaces.Box, called: str = "observation") -> None:
+        self._called = called
         self._shape = space.shape
         self._dtype = space.dtype
         # The dtype alone keeps uint8 in [0, 255]; rounding in float32 is no fault.
@@ -138,9 +145,9 @@ class Checker:
         """`observation` as an array of the announced shape, with finite values within bounds."""
         array = np.asarray(observation)
         if array.shape != self._shape:
-            raise ValueError(f"observation has shape {array.shape}; expected {self._shape}")
+            raise ValueError(f"{self._called} has shape {array.shape}; expected {self._shape}")
         if not np.can_cast(array.dtype, self._dtype, "same_kind"):
-            raise ValueError(f"observation is {array.dtype}; expected {self._dtype}")
+            raise ValueError(f"{self._called} is {array.dtype}; expected {self._dtype}")
         if self._bounds is None:
             return array
         low, high = self._bounds
@@ -152,7 +159,7 @@ class Checker:
         if not good.all():
             at = tuple(int(i) for i in np.argwhere(~good)[0])
             raise ValueError(
-                f"observation{list(at) if at else ''} is {array[at]}; "
+                f"{self._called}{list(at) if at else ''} is {array[at]}; "
                 f"expected a finite value in [{low[at]:g}, {high[at]:g}]"
             )
         return array

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium
 import numpy as np
 
+from envs.parts import Frame
 from envs.protocol import Protocol as AtariProtocol
 
 
@@ -34,8 +35,9 @@ class Episode(NamedTuple):
 class Step(NamedTuple):
     """What one step of every lane returned."""
 
-    frame: np.ndarray
-    """(num_envs, *frame_space.shape): newest frames; the env's own, valid until the next recv."""
+    frame: Frame
+    """(num_envs, *frame_space.shape), by part where there are several: newest frames; the env's
+    own, valid until the next recv."""
     reward: np.ndarray
     """(num_envs,) float32: what is learned from, clipped where the protocol clips."""
     terminated: np.ndarray
@@ -51,10 +53,12 @@ class VectorEnv(Protocol):
 
     num_envs: int
     """Lanes."""
-    frame_space: gymnasium.spaces.Box
-    """One newest frame: images always (C, H, W), vectors (D,)."""
-    stack: int
-    """Frames that make an observation; stacking is the replay's work."""
+    frame_space: gymnasium.spaces.Box | gymnasium.spaces.Dict
+    """One newest frame: images always (C, H, W), vectors (D,); a flat Dict of several parts."""
+    stack: int | dict[str, int]
+    """Frames that make an observation, by part of a Dict; stacking is the replay's work."""
+    discrete: dict[str, int]
+    """First value of each part that the environment gives as a Discrete; frames are one-hot."""
     action_space: gymnasium.spaces.Space[Any]
     """One lane's: Discrete(n) from 0 (the adapter adds `first_action`), or a Box."""
     action_names: tuple[str, ...]
@@ -68,7 +72,7 @@ class VectorEnv(Protocol):
     episode_limit: int
     """Agent steps after which episodes are cut off beyond the environment's rules; 0 never."""
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Frame:
         """Start every lane anew, from the seed given to `make`; returns the first frames."""
         ...
 

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from replay.prioritized import PrioritizedReplay
-    from replay.types import Batch, Field, Spec
+    from replay.types import Batch, Field, Observation, Spec
 
 _HOMES = {
     "PrioritizedReplay": "replay.prioritized",
     "Batch": "replay.types",
     "Field": "replay.types",
+    "Observation": "replay.types",
     "Spec": "replay.types",
 }
 
-__all__ = ["Batch", "Field", "PrioritizedReplay", "Spec"]
+__all__ = ["Batch", "Field", "Observation", "PrioritizedReplay", "Spec"]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,32 @@ class Field:
 
 
 Spec = Field | dict[str, Field]
+Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
 Observation = Tensor | dict[str, Tensor]
+
+
+def stacked_shape(spec: Spec) -> Shape:
+    """Shape of one stacked observation, or of each of its parts."""
+    if isinstance(spec, Field):
+        return spec.stacked_shape
+    return {name: field.stacked_shape for name, field in spec.items()}
+
+
+def longest_stack(spec: Spec) -> int:
+    """The most frames that any part of an observation is stacked from."""
+    return max(f.stack for f in ([spec] if isinstance(spec, Field) else spec.values()))
+
+
+def count(observation: Observation) -> int:
+    """How many observations a batch of them holds."""
+    return len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+
+
+def move(observation: Observation, device: torch.device | str) -> Observation:
+    """A batch of observations on `device`; as it is where it lives there."""
+    if isinstance(observation, dict):
+        return {name: part.to(device) for name, part in observation.items()}
+    return observation.to(device)
 
 
 @dataclass(frozen=True)
@@ -59,7 +84,7 @@ class Batch:
                 value = value.pin_memory()
             return value.to(device, non_blocking=True)
 
-        def move(value: Observation) -> Observation:
+        def each(value: Observation) -> Observation:
             return {k: one(v) for k, v in value.items()} if isinstance(value, dict) else one(value)
 
-        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+        return Batch(**{f.name: each(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]

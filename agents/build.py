@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from agents.config import TrainConfig
 from agents.dqn import DQN
 from agents.errors import CheckpointError
-from agents.loop import Agent, action_field, observation_field
+from agents.loop import Agent, action_field, observation_field, shows_images
 from envs.vector import VectorEnv
-from replay import PrioritizedReplay
+from replay import FeatureReplay, PrioritizedReplay
+from replay.types import stacked_shape
 
 
 def build_agent(
@@ -36,7 +38,7 @@ def build_agent(
             f"dqn needs discrete actions and {chosen.env.env} takes {space}; use an algorithm for "
             "continuous actions, or an environment wrapper that makes them discrete"
         )
-    shape = observation_field(env).stacked_shape
+    shape = stacked_shape(observation_field(env))
     try:
         return DQN(
             chosen.agent, shape, int(space.n), device=device, seed=seed, pretrained=pretrained
@@ -57,8 +59,15 @@ def build_replay(
 
     Raises ValueError for a device that isn't there, MemoryError where the capacity doesn't fit.
     """
+    kind: Callable[..., PrioritizedReplay] = PrioritizedReplay
+    if chosen.agent.encoder_cache:
+        if not shows_images(env):
+            raise ValueError(
+                f"encoder_cache keeps features of images, and {chosen.env.env!r} shows vectors"
+            )
+        kind = partial(FeatureReplay, encode=agent.encode)
     build = partial(
-        PrioritizedReplay,
+        kind,
         chosen.agent.replay_capacity,
         observation_field(env),
         action_field(env),

@@ -135,6 +135,7 @@ def do_explain(words: list[str]) -> None:
         "values.",
     )
     _film_options(parser)
+    parser.option("--camera", "Image to explain, of several (default: the first by name).", "NAME")
     parser.option(
         "--sanity",
         "Tell instead how alike explanations stay when layers are made random, from the output "
@@ -145,24 +146,25 @@ def do_explain(words: list[str]) -> None:
     folder = _run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 1), _count(given, "seed", 0, least=0)
     if "sanity" in given:
-        _tell_sanity(folder, seed, **_machine(given))
+        _tell_sanity(folder, seed, given.get("camera"), **_machine(given))
         return
     video = _video(given)
     from agents.explain import explain
 
     with _counted(episodes) as tell:
-        result = explain(folder, video, episodes, seed, tell=tell, **_machine(given))
+        camera = given.get("camera")
+        result = explain(folder, video, episodes, seed, camera, tell=tell, **_machine(given))
     print(result["text"])
     print(f"video: {result['video']}")
 
 
-def _tell_sanity(folder: Path, seed: int, **machine: Any) -> None:
+def _tell_sanity(folder: Path, seed: int, camera: str | None, **machine: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from agents.explain import sanity
 
-    found = sanity(folder, seed=seed, **machine)
+    found = sanity(folder, seed=seed, camera=camera, **machine)
     table = Table(title="rank correlation with the trained network's explanation")
     table.add_column("random from the output down to")
     for name in found:

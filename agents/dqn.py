@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from agents.graph import Forward
 from agents.linear import Linear
 from agents.noisy import NoisyLinear, resample, silence
-from agents.perception import learnable, perceive
+from agents.perception import features, learnable, perceive
 from agents.rmsprop import CentredRMSprop
 from configs.dqn import DQNConfig, check
-from replay import Batch
+from replay import Batch, Observation
+from replay.types import Shape, count, move
 from vision import initialise
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class QNetwork(nn.Module):
     def __init__(
         self,
         config: DQNConfig,
-        observation_shape: tuple[int, ...],
+        observation_shape: Shape,
         num_actions: int,
         bf16: bool = False,
         pretrained: bool = True,
@@ -112,9 +113,9 @@ class QNetwork(nn.Module):
             if layer is not None:
                 initialise(layer, config.init)
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Observation) -> Tensor:
         """(B, *observation_shape) -> (B, A) action values, or (B, A, N) logits, float32."""
-        with torch.autocast(observation.device.type, torch.bfloat16, enabled=self.bf16):
+        with self.arithmetic():
             feature = self.encoder(observation)
         hidden = torch.relu(self.first(feature)).float()
         out = self.advantage(hidden[:, : self.hidden]).view(-1, self.num_actions, self.atoms)
@@ -122,6 +123,10 @@ class QNetwork(nn.Module):
             value = self.value(hidden[:, self.hidden :]).unsqueeze(1)
             out = value + out - out.mean(1, keepdim=True)
         return out.squeeze(2) if self.atoms == 1 else out
+
+    def arithmetic(self) -> torch.autocast:
+        """A context in which the encoder computes as it is to."""
+        return torch.autocast(self.support.device.type, torch.bfloat16, enabled=self.bf16)
 
     def q(self, out: Tensor) -> Tensor:
         """The action values (B, A) in what `forward` gave: itself, or the expected return."""
@@ -134,7 +139,8 @@ class QNetwork(nn.Module):
 class DQN:
     """The agent: acts on stacked observations, learns from batches, knows nothing else.
 
-    observation_shape  of the stacked observation: (stack * C, H, W), or (D,)
+    observation_shape  of the stacked observation: (stack * C, H, W), or (D,); by name where there
+                       are several parts
     num_actions        actions are 0 .. num_actions - 1
     seed               of the initial weights, the exploration and the noise
     pretrained         read `encoder_weights`, where the config names any; `report` tells of them
@@ -143,7 +149,7 @@ class DQN:
     def __init__(
         self,
         config: DQNConfig,
-        observation_shape: tuple[int, ...],
+        observation_shape: Shape,
         num_actions: int,
         *,
         device: str | torch.device = "cpu",
@@ -191,7 +197,7 @@ class DQN:
 
     def act(
         self,
-        observation: Tensor,
+        observation: Observation,
         *,
         explore: bool = True,
         epsilon: float = 0.0,
@@ -207,20 +213,26 @@ class DQN:
             raise ValueError(f"epsilon is {epsilon}; it must lie in [0, 1]")
         share = self.epsilon if explore else epsilon
         draw = explorer or self.explorer
-        size = len(observation)
+        size = count(observation)
         random = draw.random(size) < share
         action = draw.integers(0, self.num_actions, size)
         if not random.all():
             if self.config.noisy:
                 resample(self.online, self.generator) if explore else silence(self.online)
-            greedy = self._best(observation.to(self.device)).cpu().numpy()
+            greedy = self._best(move(observation, self.device)).cpu().numpy()
             action = np.where(random, action, greedy)
         return action
 
     @torch.inference_mode()
-    def values(self, observation: Tensor) -> Tensor:
+    def values(self, observation: Observation) -> Tensor:
         """Action values (B, A) float32 of the online network."""
-        return self.online.q(self.online(observation.to(self.device)))
+        return self.online.q(self.online(move(observation, self.device)))
+
+    @torch.inference_mode()
+    def encode(self, observation: Observation) -> dict[str, Tensor]:
+        """Features (B, F) of each image, which every method takes in the image's place."""
+        with self.online.arithmetic():
+            return features(self.online.encoder, move(observation, self.device))
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step; returns metrics and each sample's error (B,), both detached."""

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from agents import config
 from agents.dqn import QNetwork
 from agents.evaluate import Film, evaluation_epsilon, new_video, opened, summary
-from agents.loop import Agent, rollout
+from agents.loop import Agent, observation_field, rollout
 from agents.noisy import silence
+from agents.perception import images
 from agents.player import load_agent
+from configs.loader import unknown
 from envs import make
 from envs.vector import Episode
-from vision import grad_cam, guided_backprop, randomisation_test
+from replay import Field, Observation
+from replay.types import Spec, move
+from vision import OnePart, grad_cam, guided_backprop, randomisation_test
 from vision.sanity import Similarity
 
 HEIGHT = 420
@@ -28,16 +32,19 @@ PANEL = 0.75
 _INK, _PAPER, _BAR, _CHOSEN = (230, 230, 230), 24, (90, 110, 130), (240, 170, 60)
 
 
-def look(agent: Agent, observation: Tensor, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def look(
+    agent: Agent, observation: Observation, action: np.ndarray, camera: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
     """Where an agent looks for the value of each `action` (B,), and all its values.
 
-    observation  (B, C, H, W) images
+    observation  (B, C, H, W) images; of several parts, `camera` is the one to look at
     Returns maps (B, H, W) float32 in [0, 1], each scaled by its greatest value, and values (B, A).
     Grad-CAM on the encoder's last map (Selvaraju et al. 2017, equations 1 and 2).
     """
-    network, x = _network(agent), observation.to(agent.device)
+    network, x = _network(agent), move(observation, agent.device)
     target = _value_of(network, torch.as_tensor(action, device=agent.device))
-    cam = grad_cam(network, network.encoder.head, x, target, at="input", upsample=True)
+    seeing, image, head = _sight(network, x, camera)
+    cam = grad_cam(seeing, head, image, target, at="input", upsample=True)
     cam = cam / cam.amax((1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
     return cam.cpu().numpy(), agent.values(x).cpu().numpy()
 
@@ -71,6 +78,34 @@ def still(
     return np.concatenate([seen, panel], 1)
 
 
+def camera_of(spec: Spec, env: str, asked: str | None = None) -> str:
+    """The image to explain: the one asked for, or the first by name; '' where nothing has a name.
+
+    Raises ValueError where there is no such image, or none at all.
+    """
+    fields = {"": spec} if isinstance(spec, Field) else spec
+    cameras = [name for name, field in fields.items() if len(field.shape) == 3]
+    if not cameras:
+        shapes = ", ".join(str(field.shape) for field in fields.values())
+        raise ValueError(f"explain needs an agent that sees images; {env!r} shows vectors {shapes}")
+    if asked is None:
+        return cameras[0]
+    if isinstance(spec, Field):
+        raise ValueError(f"camera is {asked!r}; {env!r} shows one image, which has no name")
+    if asked not in cameras:
+        raise ValueError(unknown(f"camera of {env!r}", asked, cameras))
+    return asked
+
+
+def shown(observation: Observation, spec: Spec, camera: str = "") -> np.ndarray:
+    """The newest frame of the image to explain, of the first of a batch, as (H, W, 3) uint8."""
+    if isinstance(observation, dict):
+        assert isinstance(spec, dict)
+        observation, spec = observation[camera], spec[camera]
+    assert isinstance(spec, Field)
+    return newest(observation[0], spec.stack)
+
+
 def newest(observation: Tensor, stack: int) -> np.ndarray:
     """The newest frame of one stacked image (stack * C, H, W), as (H, W, 3) uint8."""
     frame = observation[-(len(observation) // stack) :].cpu()
@@ -86,12 +121,15 @@ def explain(
     video: Path | None = None,
     episodes: int = 1,
     seed: int = 0,
+    camera: str | None = None,
     *,
     device: str = "auto",
     threads: int | None = None,
     tell: Callable[[Sequence[Episode]], None] | None = None,
 ) -> dict[str, Any]:
     """Film whole episodes with what the agent looks at; returns their summary and the film's path.
+
+    camera  the part of the observation to look at, where it has several; None takes the first image
 
     Each picture is one that the agent acted on: the console's own in Atari, elsewhere the newest
     frame of the observation. Over it lies Grad-CAM of the value of the action taken, beside it
@@ -102,7 +140,8 @@ def explain(
     atari = _is_atari(chosen)
     env = make(chosen.env, seed=seed, num_envs=1, evaluation=True, render=atari)
     try:
-        _require_images(env.frame_space.shape, chosen.env.env)
+        spec = observation_field(env)
+        camera = camera_of(spec, chosen.env.env, camera)
         agent = load_agent(folder, chosen, env, device)
         share = evaluation_epsilon(env)
         path = video or new_video(folder)
@@ -111,9 +150,9 @@ def explain(
         with Film(path, env.frame_rate, least_height=1) as film:
             for observation, action, _, ended in rollout(agent, env, share, seed):
                 if not atari:
-                    before = newest(observation[0], env.stack)
+                    before = shown(observation, spec, camera)
                 if before is not None:  # the first picture of a console comes after a step
-                    cam, values = look(agent, observation, action)
+                    cam, values = look(agent, observation, action, camera)
                     film.add(still(before, cam[0], values[0], int(action[0]), env.action_names))
                 before = env.render() if atari else None
                 played += ended
@@ -130,6 +169,7 @@ def sanity(
     folder: Path,
     samples: int = 16,
     seed: int = 0,
+    camera: str | None = None,
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -143,9 +183,9 @@ def sanity(
     chosen = opened(folder, threads)
     env = make(chosen.env, seed=seed, num_envs=1, evaluation=True)
     try:
-        _require_images(env.frame_space.shape, chosen.env.env)
+        camera = camera_of(observation_field(env), chosen.env.env, camera)
         agent = load_agent(folder, chosen, env, device)
-        seen = []
+        seen: list[Observation] = []
         for turn, (observation, *_) in enumerate(rollout(agent, env, 0.1, seed)):
             if turn % 10 == 9:
                 seen.append(observation)
@@ -153,18 +193,41 @@ def sanity(
                 break
     finally:
         env.close()
-    network = _network(agent)
-    images = torch.cat(seen).to(agent.device)
-    best = agent.values(images).argmax(1)
+    network, observations = _network(agent), move(_together(seen), agent.device)
+    best = agent.values(observations).argmax(1)
+
+    def cam(net: QNetwork) -> Tensor:
+        seeing, images, head = _sight(net, observations, camera)
+        return grad_cam(seeing, head, images, _value_of(net, best), at="input")
+
+    def guided(net: QNetwork) -> Tensor:
+        seeing, images, _ = _sight(net, observations, camera)
+        return guided_backprop(seeing, images, _value_of(net, best))
+
     methods: dict[str, Callable[[QNetwork], Tensor]] = {
-        "Grad-CAM": lambda net: grad_cam(
-            net, net.encoder.head, images, _value_of(net, best), at="input"
-        ),
-        "guided backpropagation": lambda net: guided_backprop(net, images, _value_of(net, best)),
+        "Grad-CAM": cam,
+        "guided backpropagation": guided,
     }
     return {
         name: randomisation_test(network, method, seed=seed) for name, method in methods.items()
     }
+
+
+def _sight(
+    network: QNetwork, observation: Observation, camera: str
+) -> tuple[nn.Module, Tensor, nn.Module]:
+    """The network as a function of one image, that image (B, C, H, W), and its encoder's head."""
+    head = images(network.encoder)[camera].head
+    if isinstance(observation, dict):
+        return OnePart(network, observation, camera), observation[camera], head
+    return network, observation, head
+
+
+def _together(batches: list[Observation]) -> Observation:
+    first = batches[0]
+    if isinstance(first, dict):
+        return {part: torch.cat([b[part] for b in batches]) for part in first}  # type: ignore[index]
+    return torch.cat(batches)  # type: ignore[arg-type]
 
 
 def _value_of(network: QNetwork, action: Tensor) -> Callable[[Tensor], Tensor]:
@@ -183,8 +246,3 @@ def _is_atari(chosen: config.TrainConfig) -> bool:
     from envs.make import resolve
 
     return resolve(chosen.env.env).kind == "atari"
-
-
-def _require_images(shape: tuple[int, ...], env: str) -> None:
-    if len(shape) != 3:
-        raise ValueError(f"explain needs an agent that sees images; {env!r} shows vectors {shape}")

@@ -40,6 +40,8 @@ class Agent(Learner, Protocol):
 
     def values(self, observation: Observation) -> Tensor: ...
 
+    def encode(self, observation: Observation) -> dict[str, Tensor]: ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -73,6 +75,13 @@ def observation_field(env: VectorEnv) -> Spec:
         return _field(space, stack)
     assert isinstance(space, spaces.Dict)
     return {part: _field(space[part], stack[part]) for part in space}
+
+
+def shows_images(env: VectorEnv) -> bool:
+    """Whether what `env` shows is an image, or has one among its parts."""
+    spec = observation_field(env)
+    fields = [spec] if isinstance(spec, Field) else spec.values()
+    return any(len(field.shape) == 3 for field in fields)
 
 
 def _field(space: spaces.Space[Any], stack: int = 1) -> Field:

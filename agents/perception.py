@@ -5,17 +5,32 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from configs.encoder import EncoderConfig
-from vision import build_encoder, find, freeze, initialise, load_weights, parameter_groups
+from replay.types import Observation, Shape
+from vision import (
+    JointEncoder,
+    build_encoder,
+    find,
+    freeze,
+    initialise,
+    load_weights,
+    parameter_groups,
+)
 from vision.encoder import Encoder
+
+Eyes = Encoder | JointEncoder
+"""What makes features of an observation, of one part or of several."""
 
 
 def perceive(
-    config: EncoderConfig, observation_shape: tuple[int, ...], init: str, pretrained: bool = True
-) -> tuple[Encoder, str]:
+    config: EncoderConfig, observation_shape: Shape, init: str, pretrained: bool = True
+) -> tuple[Eyes, str]:
     """The encoder of a config for one observation shape, and what became of its weights' file.
+
+    Of an observation of several parts each image has an encoder of its own, which the options
+    concern: weights, freezing and a learning rate leave alone what joins vectors to them.
 
     Weights are read after the initialisation by `init`, whose place they take, and only if
     `pretrained`: where a checkpoint follows, their file may be gone. Raises
@@ -32,22 +47,42 @@ def perceive(
             options[name] = "imagenet"
     encoder = build_encoder(config.encoder, observation_shape, config.encoder_width, **options)
     initialise(encoder, init)
-    report = ""
-    if config.encoder_weights and pretrained:
-        try:
-            report = str(load_weights(encoder, config.encoder_weights))
-        except ValueError as error:
-            if config.encoder_width == 1:
-                raise
-            raise ValueError(
-                f"{error}; encoder_width is {config.encoder_width:g} here, and a file of the whole "
-                "network wants 1"
-            ) from None
-    return freeze(encoder) if config.encoder_freeze else encoder, report
+    reports = []
+    for part, own in images(encoder).items():
+        if config.encoder_weights and pretrained:
+            report = _load(config, own)
+            reports.append(f"{part}: {report}" if part else report)
+        if config.encoder_freeze:
+            freeze(own)
+    return encoder, "\n".join(reports)
 
 
-def learnable(config: EncoderConfig, encoder: nn.Module, network: nn.Module) -> list[Any]:
+def images(encoder: Eyes) -> dict[str, Encoder]:
+    """The encoder of each image part; of an observation without parts, all there is, as ''."""
+    return encoder.images if isinstance(encoder, JointEncoder) else {"": encoder}
+
+
+def features(encoder: Eyes, observation: Observation) -> dict[str, Tensor]:
+    """Features (B, F) of each image by name, which the encoder takes in the image's place."""
+    parts = observation if isinstance(observation, dict) else {"": observation}
+    return {part: own(parts[part]) for part, own in images(encoder).items()}
+
+
+def _load(config: EncoderConfig, encoder: Encoder) -> str:
+    try:
+        return str(load_weights(encoder, config.encoder_weights))
+    except ValueError as error:
+        if config.encoder_width == 1:
+            raise
+        raise ValueError(
+            f"{error}; encoder_width is {config.encoder_width:g} here, and a file of the whole "
+            "network wants 1"
+        ) from None
+
+
+def learnable(config: EncoderConfig, encoder: Eyes, network: nn.Module) -> list[Any]:
     """What an optimiser of `network`, which contains `encoder`, gets: parameters, or groups."""
     if config.encoder_learning_rate:
-        return parameter_groups(encoder, network, config.encoder_learning_rate)
+        seen = nn.ModuleList(images(encoder).values())
+        return parameter_groups(seen, network, config.encoder_learning_rate)
     return [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from agents import checkpoint, config
 from agents.build import build_agent, pick_device, restore
 from agents.config import TrainConfig
 from agents.loop import Agent, observation_field
 from envs import make
-from replay import Field, PrioritizedReplay
+from envs.parts import by_name, one_hot
+from replay import Field, Observation, PrioritizedReplay
+from replay.types import Spec, longest_stack
 
 CONSOLE = ((210, 160), (250, 160))
 """Heights and widths of the console's own pictures, NTSC and PAL."""
@@ -27,11 +29,17 @@ class Player:
     """
 
     def __init__(
-        self, agent: Agent, frame: Field, *, first_action: int = 0, atari: bool = False
+        self,
+        agent: Agent,
+        frame: Spec,
+        *,
+        first_action: int = 0,
+        atari: bool = False,
+        discrete: Mapping[str, int] | None = None,
     ) -> None:
         self.agent, self.frame = agent, frame
-        self._first_action, self._atari = first_action, atari
-        self._memory = PrioritizedReplay(frame.stack + 2, frame, alpha=0.0)
+        self._first_action, self._atari, self._discrete = first_action, atari, discrete or {}
+        self._memory = PrioritizedReplay(longest_stack(frame) + 2, frame, alpha=0.0)
         self._fresh = True
 
     def reset(self) -> None:
@@ -43,25 +51,37 @@ class Player:
 
         Images may be (H, W), (H, W, C) or (C, H, W); a run on Atari takes the console's own
         picture too, (210, 160, 3) or (210, 160), though training sees the maximum of two of them.
-        Raises ValueError, naming both shapes, for
-        anything else.
+        Where training saw parts by name, the observation is a dict of them, nested or by path.
+        Raises ValueError, naming both shapes, for anything else.
         """
         action = self.agent.act(self._observe(observation), explore=False, epsilon=epsilon)
         return int(action[0]) + self._first_action
 
-    def _observe(self, observation: Any) -> Tensor:
-        frame = self._to_frame(np.asarray(observation))[None]
+    def _observe(self, observation: Any) -> Observation:
+        frame = self._frame(observation)
         if self._fresh:
             self._memory.reset(frame)
             self._fresh = False
         else:
             self._memory.add(frame, [0], [0.0], [False], [False])
-        stacked = self._memory.latest()
-        assert isinstance(stacked, Tensor)
-        return stacked
+        return self._memory.latest()
 
-    def _to_frame(self, array: np.ndarray) -> np.ndarray:
-        shape = self.frame.shape
+    def _frame(self, observation: Any) -> Any:
+        """What the memory takes for an observation: (1, *shape), of each part where it has any."""
+        if isinstance(self.frame, Field):
+            return self._to_frame(np.asarray(observation), self.frame)[None]
+        found = {}
+        for part, value in by_name(observation, list(self.frame)).items():
+            field = self.frame[part]
+            if part in self._discrete:
+                called = f"observation[{part!r}]"
+                found[part] = one_hot(value, self._discrete[part], field.shape[0], called)[None]
+                continue
+            found[part] = self._to_frame(np.asarray(value), field, f"[{part!r}]")[None]
+        return found
+
+    def _to_frame(self, array: np.ndarray, field: Field, part: str = "") -> np.ndarray:
+        shape = field.shape
         if self._atari and array.shape != shape and array.shape[:2] in CONSOLE:
             array = _atari_frame(array, shape[1:])
         if array.shape != shape and len(shape) == 3:
@@ -73,13 +93,15 @@ class Player:
             array = array.reshape(shape)
         if array.shape != shape:
             raise ValueError(
-                f"the observation has shape {array.shape}; this agent was trained on {shape}"
+                f"the observation{part} has shape {array.shape}; this agent was trained on {shape}"
             )
-        if self.frame.dtype == "uint8" and array.dtype != np.uint8:
-            raise ValueError(f"the observation is {array.dtype}; this agent was trained on uint8")
-        frame = np.ascontiguousarray(array, dtype=self.frame.dtype)
+        if field.dtype == "uint8" and array.dtype != np.uint8:
+            raise ValueError(
+                f"the observation{part} is {array.dtype}; this agent was trained on uint8"
+            )
+        frame = np.ascontiguousarray(array, dtype=field.dtype)
         if not np.isfinite(frame).all():
-            raise ValueError("the observation holds NaN or infinity; it must be finite")
+            raise ValueError(f"the observation{part} holds NaN or infinity; it must be finite")
         return frame
 
 
@@ -98,6 +120,7 @@ def load(folder: str | Path, device: str = "auto") -> Player:
             agent,
             observation_field(env),
             first_action=env.first_action,
+            discrete=env.discrete,
             atari=env.protocol is not None,
         )
     finally:

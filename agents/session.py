@@ -18,12 +18,12 @@ from agents.config import TrainConfig
 from agents.errors import StorageError
 from agents.evaluate import evaluation_epsilon, lanes, summary
 from agents.log import Logger
-from agents.loop import Agent, Tick, evaluate, observation_field, train
+from agents.loop import Agent, Tick, evaluate, observation_field, shows_images, train
 from agents.player import Player
 from agents.process import locked, stoppable, write_text
 from envs import EnvFault, make
 from envs.vector import VectorEnv
-from replay import PrioritizedReplay
+from replay import FeatureReplay, PrioritizedReplay
 
 SHOWN = ("loss", "epsilon")
 """Metrics that the progress bar tells."""
@@ -105,6 +105,7 @@ class Session:
             self.agent,
             observation_field(self.env),
             first_action=self.env.first_action,
+            discrete=self.env.discrete,
             atari=self.env.protocol is not None,
         )
 
@@ -234,13 +235,15 @@ class Session:
 
     def _explain(self, log: Logger) -> None:
         """A still of what the agent looks at in the first lane."""
-        from agents.explain import look, newest, still
+        from agents.explain import camera_of, look, shown, still
 
-        observation = self.replay.latest()
-        assert isinstance(observation, Tensor)
-        best = self.agent.values(observation[:1]).argmax(1).cpu().numpy()
-        cam, values = look(self.agent, observation[:1], best)
-        picture = newest(observation[0], self.env.stack)
+        spec = observation_field(self.env)
+        camera = camera_of(spec, self.config.env.env)
+        cached = isinstance(self.replay, FeatureReplay)
+        observation = (self.replay.recent if cached else self.replay).latest()
+        best = self.agent.values(observation).argmax(1).cpu().numpy()
+        cam, values = look(self.agent, observation, best, camera)
+        picture = shown(observation, spec, camera)
         names = self.env.action_names
         log.image(self.step, "grad_cam", still(picture, cam[0], values[0], int(best[0]), names))
 

@@ -14,6 +14,7 @@ from agents.build import build_agent, build_replay, pick_device, restore
 from agents.checkpoint import NewerSchema
 from agents.config import TrainConfig
 from agents.errors import CheckpointError
+from agents.loop import shows_images
 from agents.process import keep_freed_memory, locked
 from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
 from envs import make
@@ -30,7 +31,7 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     chosen = _resolve(algorithm, preset, overrides)
     session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
     try:
-        if chosen.run.explain_every and len(session.env.frame_space.shape) != 3:
+        if chosen.run.explain_every and not shows_images(session.env):
             raise ValueError(
                 f"explain_every is {chosen.run.explain_every}; stills are of agents that see "
                 f"images, and {chosen.env.env!r} shows vectors"
@@ -40,9 +41,7 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
                 f"{idle[0]} is {overrides[idle[0]]!r}, and says nothing outside Atari: leave it out"
             )
         session.replay.reset(session.env.reset())
-        first = session.replay.latest()
-        assert isinstance(first, torch.Tensor)
-        session.agent.values(first)  # what it can't digest is told here and now
+        session.agent.values(session.replay.latest())  # what it can't digest is told here and now
         session.run_dir = config.make_run_dir(chosen)
         chosen.save(session.run_dir)
     except BaseException:
@@ -171,6 +170,6 @@ def _assemble(folder: Path, chosen: TrainConfig, seed: int, *, pretrained: bool 
 def _shows_images(chosen: TrainConfig) -> bool:
     env = make(chosen.env, seed=0, num_envs=1)
     try:
-        return len(env.frame_space.shape) == 3
+        return shows_images(env)
     finally:
         env.close()

@@ -25,6 +25,9 @@ class EncoderConfig:
     """Pretrained weights: a .safetensors or .pth file, torchvision:NAME or timm:NAME."""
     encoder_freeze: bool = False
     """Hold the encoder as it is, statistics of BatchNorm included."""
+    encoder_cache: bool = False
+    """Keep a frozen encoder's features in the replay instead of frames, in float16: each is made
+    once, when acting needs it, and the learner never runs the encoder."""
     encoder_learning_rate: float = 0.0
     """Learning rate of the encoder alone; 0 takes learning_rate."""
 
@@ -36,6 +39,11 @@ def check(config: EncoderConfig) -> None:
     if not config.encoder_learning_rate >= 0:
         raise ValueError(
             f"encoder_learning_rate is {config.encoder_learning_rate}; it must be 0 or more"
+        )
+    if config.encoder_cache and not config.encoder_freeze:
+        raise ValueError(
+            "encoder_cache is on, and encoder_freeze is off: features of an encoder that learns "
+            "grow old in the replay"
         )
     if config.encoder_freeze and config.encoder_learning_rate:
         raise ValueError(

@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from replay.features import FeatureReplay
     from replay.prioritized import PrioritizedReplay
     from replay.types import Batch, Field, Observation, Spec
 
 _HOMES = {
+    "FeatureReplay": "replay.features",
     "PrioritizedReplay": "replay.prioritized",
     "Batch": "replay.types",
     "Field": "replay.types",
@@ -20,7 +22,7 @@ _HOMES = {
     "Spec": "replay.types",
 }
 
-__all__ = ["Batch", "Field", "Observation", "PrioritizedReplay", "Spec"]
+__all__ = ["Batch", "FeatureReplay", "Field", "Observation", "PrioritizedReplay", "Spec"]
 
 
 def __getattr__(name: str) -> Any:

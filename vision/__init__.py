@@ -12,6 +12,8 @@ from typing import Any
 
 _PUBLIC = {
     "Encoder": "vision.encoder",
+    "JointEncoder": "vision.joint",
+    "OnePart": "vision.joint",
     "build_encoder": "vision.encoder",
     "find": "vision.registry",
     "freeze": "vision.train",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from vision.heads import build_head
 from vision.registry import find
 from vision.train import Freezable
+
+if TYPE_CHECKING:
+    from vision.joint import JointEncoder
 
 
 class Encoder(Freezable):
@@ -45,7 +48,13 @@ class Encoder(Freezable):
         self._batches = 0  # of images that are no bytes
 
     def forward(self, observation: Tensor) -> Tensor:
-        """(B, *observation_shape) -> (B, feature_dim)."""
+        """(B, *observation_shape) -> (B, feature_dim).
+
+        In an image's place its features (B, feature_dim) may come, as a cache holds them: they
+        are cast and handed on.
+        """
+        if len(self.observation_shape) == 3 and observation.shape[1:] == (self.feature_dim,):
+            return observation.to(_arithmetic(observation))
         return self.head(self.feature_maps(observation)[-1])
 
     def feature_maps(self, observation: Tensor) -> list[Tensor]:
@@ -72,8 +81,7 @@ class Encoder(Freezable):
                 f"{self.observation_shape}, a batch of them is (B, ...); this is "
                 f"{tuple(observation.shape)}"
             )
-        kind = observation.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        dtype = _arithmetic(observation)
         if observation.dtype == torch.uint8:
             return observation.to(dtype).mul_(self.scale.to(dtype))
         if len(self.observation_shape) == 3:
@@ -98,6 +106,12 @@ class Encoder(Freezable):
                 f"images of type {str(image.dtype).removeprefix('torch.')} must lie in [0, 1]; "
                 f"these lie in [{low:g}, {high:g}] (uint8 images are scaled by the encoder)"
             )
+
+
+def _arithmetic(of: Tensor) -> torch.dtype:
+    """The dtype that networks compute in, on that tensor's device."""
+    kind = of.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
 class ConvEncoder(Encoder):
@@ -166,12 +180,28 @@ def image_size(shape: tuple[int, ...], encoder: str, least: int) -> tuple[int, i
     return shape[1], shape[2]
 
 
+@overload
 def build_encoder(
-    name: str, observation_shape: tuple[int, ...], width: float = 1.0, **options: Any
-) -> Encoder:
-    """The encoder called `name` for observations of one shape.
+    name: str, observation_shape: tuple[int, ...], width: float = ..., **options: Any
+) -> Encoder: ...
 
-    observation_shape  (C, H, W) for images, stacked frames in C; (D,) for vectors
+
+@overload
+def build_encoder(
+    name: str, observation_shape: dict[str, tuple[int, ...]], width: float = ..., **options: Any
+) -> JointEncoder: ...
+
+
+def build_encoder(
+    name: str,
+    observation_shape: tuple[int, ...] | dict[str, tuple[int, ...]],
+    width: float = 1.0,
+    **options: Any,
+) -> Encoder | JointEncoder:
+    """The encoder called `name` for observations of one shape, or of several parts by name.
+
+    observation_shape  (C, H, W) for images, stacked frames in C; (D,) for vectors; a dict of such
+                       shapes makes a `vision.joint.JointEncoder`
     width              scales every layer's channels or units; above 0
     options            further arguments of that encoder, such as head or norm
     Raises ValueError for an unknown name or option, a shape that it can't digest, an option's
@@ -187,6 +217,10 @@ def build_encoder(
             raise ValueError(
                 f"the encoder {name!r} has no option {option!r}; {hint} options: {', '.join(known)}"
             )
+    if isinstance(observation_shape, dict):
+        from vision.joint import JointEncoder
+
+        return JointEncoder(name, observation_shape, width, **options)
     return build(observation_shape, width=width, **options)
 
 

@@ -44,7 +44,7 @@ def grad_cam(
     if at not in ("input", "output"):
         raise ValueError(f"at is {at!r}; it must be 'input' or 'output'")
     with _still(module), _captured(module, layer, at) as maps:
-        score = _score(module(_plain(observation)), target)
+        score = _score(module(plain(observation)), target)
         if len(maps) != 1:
             raise ValueError(
                 f"the layer {_name(module, layer)} ran {len(maps)} times in one forward pass; "
@@ -68,7 +68,7 @@ def guided_backprop(module: nn.Module, observation: Tensor, target: Target = Non
 
 def input_gradient(module: nn.Module, observation: Tensor, target: Target = None) -> Tensor:
     """The target's gradient by pixel (Simonyan et al. 2014, section 3); as `guided_backprop`."""
-    x = _plain(observation)
+    x = plain(observation)
     if not x.is_floating_point():
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     with _still(module):
@@ -92,7 +92,7 @@ def guided_grad_cam(
     if target is None:
         # both halves must explain the same output
         with _still(module), torch.no_grad():
-            target = module(_plain(observation)).argmax(1)
+            target = module(plain(observation)).argmax(1)
     cam = grad_cam(module, layer, observation, target, at=at, upsample=True)
     return cam[:, None] * guided_backprop(module, observation, target)
 
@@ -207,7 +207,7 @@ def _gradient(score: Tensor, of: Tensor, what: str) -> tuple[Tensor, ...]:
     return (gradient,)
 
 
-def _plain(observation: Tensor) -> Tensor:
+def plain(observation: Tensor) -> Tensor:
     """The observation as autograd takes it: tensors made in inference mode are copied."""
     if not observation.is_inference():
         return observation

@@ -1,0 +1,117 @@
+"""Observations of several parts: images and vectors by name, one feature vector out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision.encoder import Encoder, build_encoder
+from vision.gradcam import plain
+from vision.train import Freezable
+
+
+class JointEncoder(Freezable):
+    """An encoder for each image, one MLP for all vectors together; their features side by side.
+
+    name               of the images' encoder; `mlp` where every part is a vector
+    observation_shape  of each part by name: (C, H, W) of an image, stacked frames in C, or (D,)
+    width, options     as `build_encoder` takes them; `width` scales the vectors' MLP too
+
+    The parts are taken in the order of their names. In the state dict the encoder of the image
+    `camera` is `image[camera]`, and the MLP `vectors`; a dot in a name becomes a slash there.
+    Raises ValueError, naming the part, for a shape that its encoder can't digest.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        observation_shape: Mapping[str, tuple[int, ...]],
+        width: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.observation_shape = {p: tuple(s) for p, s in sorted(observation_shape.items())}
+        if not self.observation_shape:
+            raise ValueError("the observation has no parts; give the shape of at least one")
+        self.images: dict[str, Encoder] = {}
+        for part, shape in self.observation_shape.items():
+            if len(shape) == 3:
+                try:
+                    self.images[part] = build_encoder(name, shape, width, **options)
+                except ValueError as error:
+                    raise ValueError(f"{part!r}: {error}") from None
+                self._register(part)
+            elif len(shape) != 1:
+                raise ValueError(
+                    f"{part!r} has shape {shape}; an image is (channels, height, width), a vector "
+                    "(size,)"
+                )
+        size = sum(self.observation_shape[part][0] for part in self._vector_parts)
+        if not self.images and name != "mlp":
+            raise ValueError(
+                f"{name} takes images, and none of {', '.join(self.observation_shape)} is one; for "
+                "vectors use the encoder 'mlp'"
+            )
+        self.vectors = build_encoder("mlp", (size,), width) if size else None
+        every = [*self.images.values(), *([self.vectors] if self.vectors is not None else [])]
+        self.feature_dim = sum(encoder.feature_dim for encoder in every)
+
+    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """(B, *shape) of each part -> (B, feature_dim): images by name, then what vectors give.
+
+        Raises ValueError for a part that is missing, unknown or of another shape.
+        """
+        self._check(observation)
+        features = [encoder(observation[part]) for part, encoder in self.images.items()]
+        if self.vectors is not None:
+            vectors = [_as_float(observation[part]) for part in self._vector_parts]
+            features.append(self.vectors(torch.cat(vectors, 1)))
+        return torch.cat(features, 1)
+
+    @property
+    def _vector_parts(self) -> list[str]:
+        return [part for part in self.observation_shape if part not in self.images]
+
+    def _register(self, part: str) -> None:
+        called = f"image[{part.replace('.', '/')}]"
+        if called in self._modules:
+            raise ValueError(f"two parts are called {part!r} where dots and slashes are one")
+        self.add_module(called, self.images[part])
+
+    def _check(self, observation: Mapping[str, Tensor]) -> None:
+        known = self.observation_shape
+        if not isinstance(observation, Mapping) or observation.keys() != known.keys():
+            given = ", ".join(observation) if isinstance(observation, Mapping) else "one tensor"
+            raise ValueError(f"this encoder was built for {', '.join(known)}, and is given {given}")
+        for part in self._vector_parts:
+            if observation[part].shape[1:] != known[part]:
+                raise ValueError(
+                    f"{part!r} was to have shape {known[part]}, a batch of it is (B, ...); this is "
+                    f"{tuple(observation[part].shape)}"
+                )
+
+
+class OnePart(nn.Module):
+    """A module on observations of several parts as one on a single part, for Grad-CAM and its kin.
+
+    observation  what the other parts hold, (B, ...) each; the batch is that of what `forward` gets
+    """
+
+    def __init__(self, module: nn.Module, observation: Mapping[str, Tensor], part: str) -> None:
+        super().__init__()
+        if part not in observation:
+            raise ValueError(f"there is no part {part!r}; the parts are {', '.join(observation)}")
+        self.module, self.part = module, part
+        self._rest = {name: plain(value) for name, value in observation.items() if name != part}
+
+    def forward(self, value: Tensor) -> Any:
+        """What the module gives where the part is `value`."""
+        return self.module({**self._rest, self.part: value})
+
+
+def _as_float(vector: Tensor) -> Tensor:
+    """As encoders take vectors: uint8 scaled to [0, 1], all else as it is."""
+    return vector.float() / 255 if vector.dtype == torch.uint8 else vector.float()

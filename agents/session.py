@@ -18,7 +18,7 @@ from agents.config import TrainConfig
 from agents.errors import StorageError
 from agents.evaluate import evaluation_epsilon, lanes, summary
 from agents.log import Logger
-from agents.loop import Agent, Tick, evaluate, observation_field, shows_images, train
+from agents.loop import Agent, Tick, evaluate, observation_field, train
 from agents.player import Player
 from agents.process import locked, stoppable, write_text
 from envs import EnvFault, make

@@ -160,3 +160,69 @@ class Broken(gymnasium.Env[np.ndarray, np.int64]):
 
     def __init__(self) -> None:
         raise KeyError("rig")
+
+
+class PartsEnv(TaggedEnv):
+    """A TaggedEnv with two cameras, a pose and a goal, each of which tells the same tag.
+
+    camera     (16, 20, 1) uint8, channels last: `TaggedEnv.frame`
+    arm/wrist  (3, 15, 17) uint8, channels first: likewise
+    arm/pose   (4,) float32: the tag itself
+    goal       Discrete(5, start=2): `PartsEnv.goal`
+    """
+
+    WRIST = (15, 17)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        arm = {
+            "wrist": spaces.Box(0, 255, (3, *self.WRIST), np.uint8),
+            "pose": spaces.Box(-1, 2**16, (4,), np.float32),
+        }
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
+            {
+                "camera": self.observation_space,
+                "arm": spaces.Dict(arm),
+                "goal": spaces.Discrete(5, start=2),
+            }
+        )
+
+    @staticmethod
+    def goal(tag: Tag) -> int:
+        """The goal at `tag`, in [2, 6]."""
+        return 2 + (tag.env + 3 * tag.episode + tag.step) % 5
+
+    def _observe(self) -> Any:
+        tag = self._tag()
+        arm = {"wrist": self.frame(tag, self.WRIST, 3), "pose": np.array(tag, np.float32)}
+        return {"goal": np.int64(self.goal(tag)), "camera": super()._observe(), "arm": arm}
+
+
+class BothEnv(gymnasium.Env[Any, np.int64]):
+    """A picture bright on one side and a sign: right is action 1 where exactly one says so.
+
+    One step an episode, reward 1 for the right action. Neither part alone tells it.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Dict(
+            {
+                "picture": spaces.Box(0, 255, (36, 36, 1), np.uint8),
+                "sign": spaces.Box(-1, 1, (1,), np.float32),
+            }
+        )
+        self.action_space = spaces.Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        side, sign = (int(v) for v in self.np_random.integers(2, size=2))
+        self.right = side ^ sign
+        picture = self.np_random.integers(0, 60, (36, 36, 1)).astype(np.uint8)
+        picture[:, 18 * side : 18 * side + 18] += 150
+        self.seen = {"picture": picture, "sign": np.array([2 * sign - 1], np.float32)}
+        return self.seen, {}
+
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.seen, float(action == self.right), True, False, {}

@@ -4,7 +4,7 @@ policy_kwargs = dict(
     features_extractor_class=EncoderExtractor,
     features_extractor_kwargs=dict(name="resnet18", width=0.25, norm="group"),
 )
-model = PPO("CnnPolicy", env, policy_kwargs=policy_kwargs)
+model = PPO("CnnPolicy", env, policy_kwargs=policy_kwargs)  # MultiInputPolicy for Dict spaces
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from vision.encoder import build_encoder
+from vision.joint import JointEncoder
 from vision.train import freeze
 from vision.weights import load_weights
 
 try:
+    from stable_baselines3.common.preprocessing import get_flattened_obs_dim
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 except ModuleNotFoundError as error:
     if str(error.name).partition(".")[0] != "stable_baselines3":
@@ -26,7 +28,7 @@ except ModuleNotFoundError as error:
 
 
 class EncoderExtractor(BaseFeaturesExtractor):
-    """Any registered encoder as SB3's features extractor, for images or vectors.
+    """Any registered encoder as SB3's features extractor, for images, vectors or a Dict of them.
 
     name      of the encoder (`vision.names()`)
     width     scales its channels
@@ -35,7 +37,9 @@ class EncoderExtractor(BaseFeaturesExtractor):
     options   further arguments of that encoder: head, norm, normalize
 
     Images are channels-first, as SB3 hands them on; uint8 (normalize_images=False) or float in
-    [0, 1]. Raises ValueError for a Dict observation, or a shape that the encoder can't digest.
+    [0, 1]. Of a Dict each image has an encoder of its own, which weights and freezing concern, and
+    the rest goes through an MLP together, Discrete parts one-hot (`vision.joint`).
+    Raises ValueError for another space, or a shape that the encoder can't digest.
     """
 
     def __init__(
@@ -47,18 +51,36 @@ class EncoderExtractor(BaseFeaturesExtractor):
         frozen: bool = False,
         **options: Any,
     ) -> None:
-        shape = getattr(observation_space, "shape", None)
-        if not shape:
-            raise ValueError(
-                f"observations are {observation_space}; an encoder takes one Box of images or "
-                "vectors"
-            )
-        encoder = build_encoder(name, tuple(shape), width, **options)
-        if weights:
-            load_weights(encoder, weights)
+        encoder = build_encoder(name, _shape(observation_space), width, **options)
+        joint = isinstance(encoder, JointEncoder)
+        for own in encoder.images.values() if joint else (encoder,):
+            if weights:
+                load_weights(own, weights)
+            if frozen:
+                freeze(own)
         super().__init__(observation_space, encoder.feature_dim)
-        self.encoder = freeze(encoder) if frozen else encoder
+        self.encoder = encoder
 
-    def forward(self, observations: Tensor) -> Tensor:
-        """(B, *shape) -> (B, features_dim)."""
+    def forward(self, observations: Any) -> Tensor:
+        """(B, *shape), by name of a Dict's parts -> (B, features_dim)."""
+        if isinstance(self.encoder, JointEncoder):
+            # what is no image comes as SB3 encodes it, of whatever shape
+            shapes = self.encoder.observation_shape
+            observations = {n: o.view(-1, *shapes[n]) for n, o in observations.items()}
         return self.encoder(observations)
+
+
+def _shape(space: Any) -> Any:
+    """What `build_encoder` is to know of a space; ValueError where it holds no observation."""
+    if isinstance(getattr(space, "spaces", None), dict):
+        return {
+            name: own.shape if len(own.shape or ()) == 3 else (get_flattened_obs_dim(own),)
+            for name, own in space.spaces.items()
+        }
+    shape = getattr(space, "shape", None)
+    if not shape:
+        raise ValueError(
+            f"observations are {space}; an encoder takes a Box of images or vectors, or a Dict of "
+            "such"
+        )
+    return tuple(shape)

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 sb3 = pytest.importorskip("stable_baselines3")
 
+from tests.support import BothEnv  # noqa: E402
 from vision.sb3 import EncoderExtractor  # noqa: E402
 
 
@@ -81,8 +82,45 @@ def test_weights_and_freezing(tmp_path: Any) -> None:
     assert made(torch.rand(2, 1, 36, 36)).shape == (2, made.features_dim)
 
 
+def test_learning_from_a_dict() -> None:
+    """Picture and sign: neither tells alone what is right."""
+    env = BothEnv()
+    policy = {
+        "features_extractor_class": EncoderExtractor,
+        "features_extractor_kwargs": {"name": "nature", "width": 0.25},
+    }
+    model = sb3.PPO(
+        "MultiInputPolicy", env, n_steps=256, n_epochs=6, learning_rate=1e-3, gamma=0.0,
+        policy_kwargs=policy, seed=1, device="cpu",
+    )  # fmt: skip
+    model.learn(2_560)
+    right = 0.0
+    for seed in range(100):
+        seen, _ = env.reset(seed=seed)
+        right += env.step(model.predict(seen, deterministic=True)[0])[1]
+    assert right / 100 > 0.9
+
+
+def test_parts_of_a_dict() -> None:
+    space = spaces.Dict(
+        {
+            "camera": spaces.Box(0, 255, (1, 36, 36), np.uint8),
+            "goal": spaces.Discrete(4),
+            "pose": spaces.Box(-1, 1, (2, 3)),
+        }
+    )
+    made = EncoderExtractor(space, "nature", width=0.1, frozen=True)
+    shapes = {"camera": (1, 36, 36), "goal": (4,), "pose": (2, 3)}
+    out = made({name: torch.rand(5, *shape) for name, shape in shapes.items()})
+    assert out.shape == (5, made.features_dim)
+    learns = {name.split(".")[1] for name, p in made.named_parameters() if p.requires_grad}
+    assert learns == {"vectors"}
+
+
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="takes one Box"):
+    with pytest.raises(ValueError, match="nature takes images, and none of a is one"):
         EncoderExtractor(spaces.Dict({"a": spaces.Discrete(2)}), "nature")
+    with pytest.raises(ValueError, match="takes a Box of images or vectors, or a Dict"):
+        EncoderExtractor(spaces.Discrete(2), "nature")
     with pytest.raises(ValueError, match="did you mean 'nature'"):
         EncoderExtractor(spaces.Box(0, 255, (1, 84, 84), np.uint8), "natur")

@@ -9,16 +9,9 @@ from torch import Tensor, nn
 
 from configs.encoder import EncoderConfig
 from replay.types import Observation, Shape
-from vision import (
-    JointEncoder,
-    build_encoder,
-    find,
-    freeze,
-    initialise,
-    load_weights,
-    parameter_groups,
-)
+from vision import build_encoder, find, freeze, initialise, load_weights, parameter_groups
 from vision.encoder import Encoder
+from vision.joint import JointEncoder
 
 Eyes = Encoder | JointEncoder
 """What makes features of an observation, of one part or of several."""

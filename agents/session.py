@@ -239,8 +239,8 @@ class Session:
 
         spec = observation_field(self.env)
         camera = camera_of(spec, self.config.env.env)
-        cached = isinstance(self.replay, FeatureReplay)
-        observation = (self.replay.recent if cached else self.replay).latest()
+        replay = self.replay
+        observation = (replay.recent if isinstance(replay, FeatureReplay) else replay).latest()
         best = self.agent.values(observation).argmax(1).cpu().numpy()
         cam, values = look(self.agent, observation, best, camera)
         picture = shown(observation, spec, camera)

@@ -37,7 +37,7 @@ class _Array:
 
     def __init__(self, space: gymnasium.Space[Any], name: str, part: str) -> None:
         self._layout = layout(space, name, part)
-        self.frame = self._layout.frame
+        self.frame: spaces.Box = self._layout.frame
         self._check = Checker(self._layout.source, _called(part))
 
     def read(self, value: Any) -> np.ndarray:
@@ -50,7 +50,7 @@ class _OneHot:
     def __init__(self, space: spaces.Discrete, part: str) -> None:
         self.first, self._count = int(space.start), int(space.n)
         self._part = part
-        self.frame = spaces.Box(0, 1, (self._count,), np.float32)
+        self.frame: spaces.Box = spaces.Box(0, 1, (self._count,), np.float32)
 
     def read(self, value: Any) -> np.ndarray:
         return one_hot(value, self.first, self._count, _called(self._part))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from replay.types import Field
 
 Array = NDArray[Any]
-Frames = ArrayLike | dict[str, ArrayLike]
+Frames = ArrayLike | Mapping[str, ArrayLike]
 Lanes = Sequence[int] | NDArray[np.integer] | None
 
 WIDEST_STACK = 256  # an age is one byte, so a stack can't know more of an episode than this
@@ -110,9 +110,9 @@ def lanes(value: Lanes, count: int) -> NDArray[np.int64]:
 
 def frames(value: Frames, spec: dict[str, Field], single: bool, count: int) -> dict[str, Array]:
     """One frame for each of `count` lanes, by field; a lone field comes without its name."""
-    if single and not isinstance(value, dict):
+    if single and not isinstance(value, Mapping):
         value = {name: value for name in spec}
-    elif single or not isinstance(value, dict):
+    elif single or not isinstance(value, Mapping):
         kind = "an array" if single else f"a dict of {', '.join(spec)}"
         raise ValueError(f"frame is a {type(value).__name__}; this replay takes {kind}")
     for name in value:

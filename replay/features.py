@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class FeatureReplay(PrioritizedReplay):
         }
         if self.recent.single:
             return features[_LONE]
-        assert isinstance(frame, dict)
+        assert isinstance(frame, Mapping)
         return {**frame, **features}
 
 

@@ -16,7 +16,8 @@ class EnvConfig:
     protocol: str = "nature"
     """Atari only: dqn2013, nature, machado or sb3; each score is quoted with it."""
     frame_stack: int = 0
-    """Frames that make an observation; 0 means 4 for images and 1 for vectors."""
+    """Frames that make an observation, or each part of one; 0 means 4 for images and 1 for
+    vectors."""
     frame_size: int = 84
     """Atari only: height and width of the grey frame, in pixels."""
     max_episode_steps: int = 0

@@ -110,6 +110,18 @@ def test_forward_is_the_function_itself_on_the_cpu() -> None:
 
 
 @gpu
+def test_a_graph_of_several_parts() -> None:
+    forward = Forward(lambda x: x["a"].float().sum(1) + x["b"][:, 0])  # type: ignore[index, call-overload]
+    for turn in range(8):
+        size = 3 + turn % 2
+        parts = {
+            "a": torch.randint(0, 256, (size, 5), dtype=torch.uint8, device="cuda"),
+            "b": torch.randn(size, 2, device="cuda"),
+        }
+        assert torch.equal(forward(parts), parts["a"].float().sum(1) + parts["b"][:, 0])
+
+
+@gpu
 def test_acting_in_a_graph_equals_eager_and_follows_the_weights() -> None:
     learner = agent({}, "cuda")
     for turn in range(8):

@@ -143,6 +143,79 @@ def test_a_file_that_is_missing_foreign_or_torn(tmp_path: Path) -> None:
         agent(encoder_weights=str(torn))
 
 
+PARTS = {"left": (4, 48, 48), "right": (1, 40, 56), "pose": (3,)}
+
+
+def parts(seed: int = 0, size: int = 8) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+
+    def one() -> dict[str, torch.Tensor]:
+        found = {
+            name: torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=draw)
+            for name, shape in PARTS.items()
+        }
+        return found | {"pose": torch.randn(size, 3, generator=draw)}
+
+    return replace(batch(seed, size), observation=one(), next_observation=one())
+
+
+def several(**options: Any) -> DQN:
+    return DQN(replace(BASE, **options), PARTS, 3, seed=1)  # type: ignore[arg-type]
+
+
+def test_of_several_parts_the_options_concern_the_images(tmp_path: Path) -> None:
+    path = str(weights(tmp_path))
+    made = several(encoder_weights=path, encoder_freeze=True)
+    assert made.report.startswith("left: ") and "\nright: " in made.report
+    assert "averaged from 3 to 4" in made.report and "averaged from 3 to 1" in made.report
+    encoder = made.online.encoder
+    before = state(encoder)
+    made.update(parts())
+    assert {name.partition(".")[0] for name in changed(before, encoder)} == {"vectors"}
+    slow = several(encoder_learning_rate=1e-9)
+    before = state(slow.online.encoder)
+    slow.update(parts())
+    step = {
+        n: float((v.detach() - before[n]).abs().max())
+        for n, v in slow.online.encoder.named_parameters()
+    }
+    assert all((value > 1e-4) == name.startswith("vectors") for name, value in step.items())
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"noisy": True, "distributional": True},
+        {"precision": "bf16", "encoder_norm": "group"},
+        {"precision": "bf16", "encoder_freeze": True, "optimizer": "rmsprop"},
+    ],
+)
+def test_several_parts_learn_under_every_switch(switches: dict[str, Any]) -> None:
+    made, before = several(**switches), state(several(**switches).online)
+    for seed in range(2):
+        metrics, error = made.update(parts(seed))
+        assert error.shape == (8,) and torch.isfinite(error).all()
+        assert torch.isfinite(metrics["loss"])
+    moved = changed(before, made.online)
+    assert "encoder.vectors.layers.0.weight" in moved and len(made.act(parts().observation)) == 8
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_stand_for_the_images_that_they_are_of(precision: str) -> None:
+    """In float16, whose 11 bits cost less than the networks' own rounding."""
+    for made, seen in ((agent, batch().observation), (several, parts().observation)):
+        frozen = made(encoder_freeze=True, encoder_cache=True, precision=precision)  # type: ignore[operator]
+        features = {name: value.half() for name, value in frozen.encode(seen).items()}
+        instead = seen | features if isinstance(seen, dict) else features[""]
+        values = frozen.values(seen)
+        assert torch.allclose(frozen.values(instead), values, atol=1e-2 * float(values.std()))
+
+
+def test_a_cache_asks_for_a_frozen_encoder() -> None:
+    with pytest.raises(ValueError, match="encoder_cache is on, and encoder_freeze is off"):
+        agent(encoder_cache=True)
+
+
 def test_a_run_goes_on_without_the_file(tmp_path: Path) -> None:
     """Resuming and loading read the checkpoint; the weights' file may be gone by then."""
     path = weights(tmp_path)

@@ -15,7 +15,7 @@ from agents.dqn import QNetwork
 from agents.evaluate import Film, evaluation_epsilon, new_video, opened, summary
 from agents.loop import Agent, observation_field, rollout
 from agents.noisy import silence
-from agents.perception import images
+from agents.perception import features, images
 from agents.player import load_agent
 from configs.loader import unknown
 from envs import make
@@ -218,9 +218,13 @@ def _sight(
 ) -> tuple[nn.Module, Tensor, nn.Module]:
     """The network as a function of one image, that image (B, C, H, W), and its encoder's head."""
     head = images(network.encoder)[camera].head
-    if isinstance(observation, dict):
-        return OnePart(network, observation, camera), observation[camera], head
-    return network, observation, head
+    if not isinstance(observation, dict):
+        return network, observation, head
+    # features for the other images: an encoder that is shared then runs for this one alone
+    with torch.no_grad(), network.arithmetic():
+        others = features(network.encoder, observation)
+    held = observation | {name: value for name, value in others.items() if name != camera}
+    return OnePart(network, held, camera), observation[camera], head
 
 
 def _together(batches: list[Observation]) -> Observation:

@@ -38,10 +38,15 @@ def perceive(
             options[name] = value
         elif name == "normalize" and config.encoder_weights and name in known:
             options[name] = "imagenet"
+    if config.encoder_share:
+        if not isinstance(observation_shape, dict):
+            raise ValueError("encoder_share is on, and observations have one part alone")
+        options["share"] = True
     encoder = build_encoder(config.encoder, observation_shape, config.encoder_width, **options)
     initialise(encoder, init)
     reports = []
-    for part, own in images(encoder).items():
+    # by encoder, for several images may share one
+    for own, part in {own: part for part, own in images(encoder).items()}.items():
         if config.encoder_weights and pretrained:
             report = _load(config, own)
             reports.append(f"{part}: {report}" if part else report)

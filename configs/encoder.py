@@ -25,6 +25,8 @@ class EncoderConfig:
     """Pretrained weights: a .safetensors or .pth file, torchvision:NAME or timm:NAME."""
     encoder_freeze: bool = False
     """Hold the encoder as it is, statistics of BatchNorm included."""
+    encoder_share: bool = False
+    """Let images of one shape, such as two cameras' in a Dict observation, share an encoder."""
     encoder_cache: bool = False
     """Keep a frozen encoder's features in the replay instead of frames, in float16: each is made
     once, when acting needs it, and the learner never runs the encoder."""

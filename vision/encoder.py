@@ -208,6 +208,10 @@ def build_encoder(
     value that it doesn't know, or a width of 0 or less.
     """
     check_width(width)
+    if isinstance(observation_shape, dict):
+        from vision.joint import JointEncoder
+
+        return JointEncoder(name, observation_shape, width, **options)
     build = find(name)
     known = [p for p in inspect.signature(build).parameters if p != "observation_shape"]
     for option in options:
@@ -217,10 +221,6 @@ def build_encoder(
             raise ValueError(
                 f"the encoder {name!r} has no option {option!r}; {hint} options: {', '.join(known)}"
             )
-    if isinstance(observation_shape, dict):
-        from vision.joint import JointEncoder
-
-        return JointEncoder(name, observation_shape, width, **options)
     return build(observation_shape, width=width, **options)
 
 

@@ -19,9 +19,11 @@ class JointEncoder(Freezable):
     name               of the images' encoder; `mlp` where every part is a vector
     observation_shape  of each part by name: (C, H, W) of an image, stacked frames in C, or (D,)
     width, options     as `build_encoder` takes them; `width` scales the vectors' MLP too
+    share              let images of one shape, such as two cameras', have one encoder
 
     The parts are taken in the order of their names. In the state dict the encoder of the image
-    `camera` is `image[camera]`, and the MLP `vectors`; a dot in a name becomes a slash there.
+    `camera` is `image_camera`, and the MLP `vectors`; a dot in a name becomes a slash there, and
+    an encoder that is shared has the name of its first image.
     Raises ValueError, naming the part, for a shape that its encoder can't digest.
     """
 
@@ -30,6 +32,7 @@ class JointEncoder(Freezable):
         name: str,
         observation_shape: Mapping[str, tuple[int, ...]],
         width: float = 1.0,
+        share: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -39,25 +42,27 @@ class JointEncoder(Freezable):
         self.images: dict[str, Encoder] = {}
         for part, shape in self.observation_shape.items():
             if len(shape) == 3:
-                try:
-                    self.images[part] = build_encoder(name, shape, width, **options)
-                except ValueError as error:
-                    raise ValueError(f"{part!r}: {error}") from None
-                self._register(part)
+                self.images[part] = self._build(part, name, shape, width, share, options)
             elif len(shape) != 1:
                 raise ValueError(
                     f"{part!r} has shape {shape}; an image is (channels, height, width), a vector "
                     "(size,)"
                 )
+        if share and len(set(self.images.values())) == len(self.images):
+            raise ValueError(
+                "images of one shape are to share an encoder, and there are no two of one shape: "
+                + ", ".join(f"{part} is {self.observation_shape[part]}" for part in self.images)
+            )
         size = sum(self.observation_shape[part][0] for part in self._vector_parts)
         if not self.images and name != "mlp":
             raise ValueError(
                 f"{name} takes images, and none of {', '.join(self.observation_shape)} is one; for "
                 "vectors use the encoder 'mlp'"
             )
-        self.vectors = build_encoder("mlp", (size,), width) if size else None
-        every = [*self.images.values(), *([self.vectors] if self.vectors is not None else [])]
-        self.feature_dim = sum(encoder.feature_dim for encoder in every)
+        own = {} if self.images else options
+        self.vectors = build_encoder("mlp", (size,), width, **own) if size else None
+        self.feature_dim = sum(encoder.feature_dim for encoder in self.images.values())
+        self.feature_dim += self.vectors.feature_dim if self.vectors is not None else 0
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
         """(B, *shape) of each part -> (B, feature_dim): images by name, then what vectors give.
@@ -65,7 +70,8 @@ class JointEncoder(Freezable):
         Raises ValueError for a part that is missing, unknown or of another shape.
         """
         self._check(observation)
-        features = [encoder(observation[part]) for part, encoder in self.images.items()]
+        seen = self._see(observation)
+        features = [seen[part] for part in self.images]
         if self.vectors is not None:
             vectors = [_as_float(observation[part]) for part in self._vector_parts]
             features.append(self.vectors(torch.cat(vectors, 1)))
@@ -75,11 +81,42 @@ class JointEncoder(Freezable):
     def _vector_parts(self) -> list[str]:
         return [part for part in self.observation_shape if part not in self.images]
 
-    def _register(self, part: str) -> None:
-        called = f"image[{part.replace('.', '/')}]"
+    def _build(
+        self,
+        part: str,
+        name: str,
+        shape: tuple[int, ...],
+        width: float,
+        share: bool,
+        options: dict[str, Any],
+    ) -> Encoder:
+        """The encoder of one image: new and registered, or another's that it shares."""
+        for encoder in self.images.values() if share else ():
+            if encoder.observation_shape == shape:
+                return encoder
+        called = f"image_{part.replace('.', '/')}"
         if called in self._modules:
             raise ValueError(f"two parts are called {part!r} where dots and slashes are one")
-        self.add_module(called, self.images[part])
+        try:
+            encoder = build_encoder(name, shape, width, **options)
+        except ValueError as error:
+            raise ValueError(f"{part!r}: {error}") from None
+        self.add_module(called, encoder)
+        return encoder
+
+    def _see(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features of each image; one pass for those that share an encoder, or its BatchNorm
+        would see them apart."""
+        groups: dict[tuple[Encoder, int, torch.dtype], list[str]] = {}
+        for part, encoder in self.images.items():
+            value = observation[part]
+            groups.setdefault((encoder, value.dim(), value.dtype), []).append(part)
+        seen: dict[str, Tensor] = {}
+        for (encoder, *_), parts in groups.items():
+            values = [observation[part] for part in parts]
+            together = encoder(torch.cat(values) if len(values) > 1 else values[0])
+            seen.update(zip(parts, together.chunk(len(parts)), strict=True))
+        return seen
 
     def _check(self, observation: Mapping[str, Tensor]) -> None:
         known = self.observation_shape
@@ -97,7 +134,8 @@ class JointEncoder(Freezable):
 class OnePart(nn.Module):
     """A module on observations of several parts as one on a single part, for Grad-CAM and its kin.
 
-    observation  what the other parts hold, (B, ...) each; the batch is that of what `forward` gets
+    observation  what the other parts hold, (B, ...) each; of an image that shares its encoder with
+                 this part its features, if a layer there is to be explained
     """
 
     def __init__(self, module: nn.Module, observation: Mapping[str, Tensor], part: str) -> None:

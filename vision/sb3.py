@@ -53,7 +53,7 @@ class EncoderExtractor(BaseFeaturesExtractor):
     ) -> None:
         encoder = build_encoder(name, _shape(observation_space), width, **options)
         joint = isinstance(encoder, JointEncoder)
-        for own in encoder.images.values() if joint else (encoder,):
+        for own in set(encoder.images.values()) if joint else (encoder,):
             if weights:
                 load_weights(own, weights)
             if frozen:

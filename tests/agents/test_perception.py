@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import vision
 from agents import load
 from agents.dqn import DQN
+from agents.explain import look
 from agents.start import create, resume
 from configs.dqn import DQNConfig
 from replay import Batch
@@ -209,6 +210,19 @@ def test_features_stand_for_the_images_that_they_are_of(precision: str) -> None:
         instead = seen | features if isinstance(seen, dict) else features[""]
         values = frozen.values(seen)
         assert torch.allclose(frozen.values(instead), values, atol=1e-2 * float(values.std()))
+
+
+def test_cameras_that_share_an_encoder(tmp_path: Path) -> None:
+    shapes = {"left": (4, 48, 48), "pose": (3,), "right": (4, 48, 48)}
+    options = {"encoder_share": True, "encoder_weights": str(weights(tmp_path))}
+    made = DQN(replace(BASE, **options), shapes, 3, seed=1)  # type: ignore[arg-type]
+    assert made.report.count("matched") == 1
+    images = batch().observation
+    seen = {"left": images, "right": images.flip(2), "pose": torch.randn(8, 3)}  # type: ignore[union-attr]
+    maps = [look(made, seen, np.zeros(8, int), camera)[0] for camera in ("left", "right")]
+    assert maps[0].shape == (8, 48, 48) and not np.allclose(*maps)
+    with pytest.raises(ValueError, match="encoder_share is on, and observations have one part"):
+        agent(encoder_share=True)
 
 
 def test_a_cache_asks_for_a_frozen_encoder() -> None:

@@ -46,8 +46,8 @@ def test_features_stand_side_by_side_in_the_order_of_names() -> None:
 def test_names_in_the_state_dict() -> None:
     shapes = {"observation.top": (1, 36, 36), "keys": (1, 36, 36), "train": (2,)}
     names = list(build_encoder("nature", shapes, 0.1).state_dict())
-    assert names[0] == "image[keys].convs.0.weight"
-    assert "image[observation/top].convs.2.bias" in names and names[-1] == "vectors.layers.1.bias"
+    assert names[0] == "image_keys.convs.0.weight"
+    assert "image_observation/top.convs.2.bias" in names and names[-1] == "vectors.layers.1.bias"
 
 
 def test_images_alone_and_vectors_alone() -> None:
@@ -57,6 +57,9 @@ def test_images_alone_and_vectors_alone() -> None:
     assert vectors.images == {} and vectors.feature_dim == 26
     out = vectors({"a": torch.tensor([[255, 0]], dtype=torch.uint8), "b": torch.ones(1, 1)})
     assert torch.equal(out, vectors({"a": torch.tensor([[1.0, 0]]), "b": torch.ones(1, 1)}))
+    for options, name in (({"head": "pool"}, "mlp"), ({"norm": "group"}, "nature")):
+        with pytest.raises(ValueError, match=f"the encoder '{name}' has no option"):
+            build_encoder(name, {"a": (2,)} if name == "mlp" else SHAPES, **options)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,7 @@ def test_shapes_that_do_not_fit(name: str, shapes: dict[str, Any], message: str)
         ({"state": None}, "built for camera, goal, state, wrist, and is given wrist, camera, goal"),
         ({"other": torch.zeros(2, 1)}, "is given .*other"),
         ({"state": torch.zeros(2, 4)}, r"'state' was to have shape \(3,\).*\(2, 4\)"),
+        ({"goal": torch.zeros(2)}, r"'goal' was to have shape \(2,\)"),
         ({"camera": torch.zeros(2, 4, 36, 35)}, r"\(4, 36, 36\)"),
     ],
 )
@@ -123,6 +127,29 @@ def test_one_freezes_norms_and_loads_by_part(tmp_path: Path) -> None:
     vision.freeze(joint)
     assert not any(p.requires_grad for p in joint.parameters())
     assert not any(m.training for m in joint.train().modules())
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_images_of_one_shape_share_an_encoder(norm: str) -> None:
+    shapes = {"left": (3, 40, 40), "right": (3, 40, 40), "top": (1, 40, 40)}
+    options = {"norm": norm, "head": "pool"}
+    joint = build_encoder("resnet18", shapes, 0.125, share=True, **options)
+    apart = build_encoder("resnet18", shapes, 0.125, **options)
+    assert joint.images["left"] is joint.images["right"] is not joint.images["top"]
+    assert joint.feature_dim == apart.feature_dim
+    assert {name.partition(".")[0] for name in joint.state_dict()} == {"image_left", "image_top"}
+    seen = {name: torch.rand(2, *shape) for name, shape in shapes.items()}
+    joint.eval()
+    features = {name: joint.images[name](seen[name]) for name in shapes}
+    expected = torch.cat(list(features.values()), 1)
+    assert torch.allclose(joint(seen), expected, atol=1e-6)
+    assert torch.allclose(joint(seen | {"right": features["right"]}), expected, atol=1e-6)
+    if norm == "batch":  # one batch of both moves the statistics once
+        joint.train()(seen)
+        counts = {int(v) for n, v in joint.state_dict().items() if "batches_tracked" in n}
+        assert counts == {1}
+    with pytest.raises(ValueError, match="no two of one shape: camera is .*, wrist is"):
+        build_encoder("nature", SHAPES, share=True)
 
 
 def test_one_part_is_explained_while_the_rest_is_held() -> None:

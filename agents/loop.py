@@ -16,7 +16,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from agents.graph import Learner, Step, spend
-from envs.vector import Episode, VectorEnv
+from envs.vector import Drop, Episode, VectorEnv
+from envs.vector import Step as EnvStep
 from replay import Field, Observation, PrioritizedReplay
 from replay.types import Spec, longest_stack
 
@@ -55,6 +56,7 @@ class Tick:
     updates   learner updates so far
     credit    updates that are due already, below 1 between vector steps
     episodes  whole episodes that ended in this step
+    dropped   those that were given up in it, because the simulation diverged
     metrics   of the newest update, detached tensors; empty before the first
     seconds   spent so far, by part: act, environment, replay, sample, update, priorities
     """
@@ -63,6 +65,7 @@ class Tick:
     updates: int
     credit: float
     episodes: tuple[Episode, ...] = ()
+    dropped: tuple[Drop, ...] = ()
     metrics: dict[str, Tensor] = field(default_factory=dict)
     schedule: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -128,11 +131,26 @@ def train(
         started = perf_counter()
         result = env.recv()
         started = spend(seconds, "environment", started)
-        replay.add(result.frame, action, result.reward, result.terminated, result.truncated)
+        remember(replay, action, result)
         spend(seconds, "replay", started)
         step += env.num_envs
         spent = seconds | learner.seconds
-        yield Tick(step, updates, credit, result.episodes, metrics, schedule, spent)
+        ended = result.episodes, result.dropped
+        yield Tick(step, updates, credit, *ended, metrics, schedule, spent)
+
+
+def remember(replay: PrioritizedReplay, action: np.ndarray, step: EnvStep) -> None:
+    """Put a step of all lanes into the replay; a lane whose episode was dropped begins anew."""
+    if not step.dropped:
+        replay.add(step.frame, action, step.reward, step.terminated, step.truncated)
+        return
+    gone = np.array([drop.lane for drop in step.dropped])
+    kept = np.setdiff1d(np.arange(len(action)), gone)
+    if kept.size:
+        parts = (step.frame, action, step.reward, step.terminated, step.truncated)
+        frame, taken, reward, terminated, truncated = (part[kept] for part in parts)
+        replay.add(frame, taken, reward, terminated, truncated, lanes=kept)
+    replay.reset(step.frame[gone], lanes=gone)
 
 
 def evaluate(
@@ -176,7 +194,7 @@ def rollout(
         action = agent.act(observation, explore=False, epsilon=epsilon, explorer=explorer)
         env.send(action)
         result = env.recv()
-        memory.add(result.frame, action, result.reward, result.terminated, result.truncated)
+        remember(memory, action, result)
         yield observation, action, result.reward, result.episodes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,12 @@ class Player:
         agent: Agent,
         frame: Spec,
         *,
-        first_action: int = 0,
+        own_action: Callable[[Any], Any] = int,
         atari: bool = False,
         discrete: Mapping[str, int] | None = None,
     ) -> None:
         self.agent, self.frame = agent, frame
-        self._first_action, self._atari, self._discrete = first_action, atari, discrete or {}
+        self._own_action, self._atari, self._discrete = own_action, atari, discrete or {}
         self._memory = PrioritizedReplay(longest_stack(frame) + 2, frame, alpha=0.0)
         self._fresh = True
 
@@ -46,8 +46,10 @@ class Player:
         """Forget the frames of the episode that ended."""
         self._fresh = True
 
-    def act(self, observation: Any, epsilon: float = 0.0) -> int:
+    def act(self, observation: Any, epsilon: float = 0.0) -> Any:
         """The action for a raw observation of the environment, greedy but for `epsilon`.
+
+        As the environment takes it: a number, or an array within its bounds.
 
         Images may be (H, W), (H, W, C) or (C, H, W); a run on Atari takes the console's own
         picture too, (210, 160, 3) or (210, 160), though training sees the maximum of two of them.
@@ -55,7 +57,7 @@ class Player:
         Raises ValueError, naming both shapes, for anything else.
         """
         action = self.agent.act(self._observe(observation), explore=False, epsilon=epsilon)
-        return int(action[0]) + self._first_action
+        return self._own_action(action[0])
 
     def _observe(self, observation: Any) -> Observation:
         frame = self._frame(observation)
@@ -119,7 +121,7 @@ def load(folder: str | Path, device: str = "auto") -> Player:
         return Player(
             agent,
             observation_field(env),
-            first_action=env.first_action,
+            own_action=env.own_action,
             discrete=env.discrete,
             atari=env.protocol is not None,
         )

@@ -49,6 +49,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     _metrics: dict[str, Tensor] = field(default_factory=dict)
     _told: int = 0
+    _dropped: int = 0
 
     def run(self, *, console: bool = True) -> dict[str, Any]:
         """Train to the last step, save, evaluate, and return the evaluation's result.
@@ -104,7 +105,7 @@ class Session:
         return Player(
             self.agent,
             observation_field(self.env),
-            first_action=self.env.first_action,
+            own_action=self.env.own_action,
             discrete=self.env.discrete,
             atari=self.env.protocol is not None,
         )
@@ -198,6 +199,9 @@ class Session:
     def _log(self, log: Logger, tick: Tick) -> None:
         for episode in tick.episodes:
             log.episode(tick.step, episode.score, episode.length)
+        for drop in tick.dropped:
+            self._dropped += 1
+            log.message(f"episode dropped at step {tick.step:,} ({self._dropped}): {drop.reason}")
         if not _crossed(self.config.run.log_every, tick.step, self.env.num_envs):
             log.progress(tick.step)
             return
@@ -205,6 +209,8 @@ class Session:
         metrics = {name: float(value) for name, value in tick.metrics.items()}
         spent = {f"seconds/{part}": value for part, value in tick.seconds.items()}
         counts = {"updates": tick.updates, "replay/nan_errors": self.replay.nan_count}
+        if self._dropped:
+            counts["episodes_dropped"] = self._dropped
         log.scalars(tick.step, {**metrics, **tick.schedule, **counts, **spent})
         shown = {**metrics, **tick.schedule}
         log.progress(tick.step, **{name: shown[name] for name in SHOWN if name in shown})

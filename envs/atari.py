@@ -12,6 +12,7 @@ Three things are done here rather than by ALE's flags, for reasons that its sour
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -50,7 +51,7 @@ class Atari:
         self.num_envs = num_envs
         self.stack: int | dict[str, int] = stack
         self.discrete: dict[str, int] = {}
-        self.first_action = 0
+        self.own_action: Callable[[Any], Any] = int
         self.protocol: Protocol | None = protocol
         self.frame_space: gymnasium.spaces.Box | gymnasium.spaces.Dict = gymnasium.spaces.Box(
             0, 255, (1, frame_size, frame_size), np.uint8

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.lanes import actions
+from envs.actions import actions
 from envs.layout import Checker
 from envs.make import make_one
 from envs.names import resolve
@@ -59,7 +59,7 @@ class _Wrong(Exception):
 def _spaces(env: gymnasium.Env[Any, Any], name: str) -> Generator[Finding, None, Parts]:
     try:
         parts = Parts(env.observation_space, name)
-        _, taken = actions(env.action_space, name)
+        taken = actions(env.action_space, name).space
     except ValueError as error:
         raise _Wrong(str(error)) from None
     if isinstance(parts.space, spaces.Dict):
@@ -71,7 +71,7 @@ def _spaces(env: gymnasium.Env[Any, Any], name: str) -> Generator[Finding, None,
     if isinstance(taken, gymnasium.spaces.Discrete):
         yield Finding("ok", f"actions are discrete: {taken.n}")
     else:
-        yield Finding("note", f"actions are continuous ({env.action_space}); dqn can't take them")
+        yield Finding("ok", f"actions are continuous ({env.action_space}): ddpg takes them")
     return parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,7 +11,8 @@ class EnvConfig:
     """Which environment, how many of it, and what the agent sees of it."""
 
     env: str = "Breakout"
-    """Short Atari name in any spelling, a Gymnasium id, or package.module:Class."""
+    """Short Atari name in any spelling, a Gymnasium id (its version may be left out),
+    dmc/domain-task, or package.module:Class."""
     num_envs: int = 8
     """Environments that are stepped together."""
     protocol: str = "nature"
@@ -23,5 +25,17 @@ class EnvConfig:
     max_episode_steps: int = 0
     """Outside Atari: agent steps after which an episode is cut off; 0 leaves that to the
     environment, and evaluations cut after 27,000."""
+    pixels: bool = False
+    """Outside Atari: show pictures of the environment in place of its own observations."""
+    camera_name: str = ""
+    """MuJoCo's camera for pictures, by name or number; empty takes track, or the first."""
+    size: int = 84
+    """With pixels: height and width of the picture."""
+    action_repeat: int = 1
+    """Outside Atari: environment steps that an action is held for; rewards add up."""
+    render_quality: Literal["fast", "full"] = "fast"
+    """With pixels, in MuJoCo: fast draws no shadows, no reflections and no smoothed edges."""
+    render_repeats: bool = False
+    """With pixels: show a picture of every step that an action is held for, not the last alone."""
     env_threads: int = 0
     """Atari only: threads that step the games; 0 takes one a core. Others share one thread."""

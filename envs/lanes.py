@@ -16,10 +16,20 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.actions import actions
 from envs.layout import Checker
 from envs.parts import Frame, Parts
 from envs.state import get_state, set_state
-from envs.vector import EnvFault, Scores, Step, Turns, check_action, lane_seeds
+from envs.vector import (
+    Diverged,
+    Drop,
+    EnvFault,
+    Scores,
+    Step,
+    Turns,
+    check_action,
+    lane_seeds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +38,9 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
+
+MOST_DROPS = 3
+"""Episodes that diverge before one ends well, at which a run of continuous control stops."""
 
 
 class Lanes:
@@ -54,6 +67,7 @@ class Lanes:
         self._seeds = lane_seeds(seed, self.num_envs)
         self._render = render
         self._name = name
+        self._drops = 0
         self._turns = Turns()
         self._scores = Scores(self.num_envs)
         self._pending: Future[Step] | None = None
@@ -64,10 +78,9 @@ class Lanes:
                 self._envs.append(self._run(make))
             first = self._envs[0]
             self._parts = Parts(first.observation_space, name)
-            self.action_space: gymnasium.Space[Any]
-            self.first_action, self.action_space = actions(first.action_space, name)
-            count = int(getattr(self.action_space, "n", 0))
-            self.action_names = tuple(str(self.first_action + i) for i in range(count))
+            self.action_space, self.action_names, self.own_action = actions(
+                first.action_space, name
+            )
             if render and first.render_mode != "rgb_array":
                 raise ValueError(
                     f"{name!r} draws no pictures: its render_mode is {first.render_mode!r}, "
@@ -91,7 +104,7 @@ class Lanes:
         return self._run(self._reset_all)
 
     def send(self, action: np.ndarray) -> None:
-        """Start a step with (num_envs,) integers in [0, n), or (num_envs, *shape) floats."""
+        """Start a step with (num_envs,) integers in [0, n), or (num_envs, A) floats."""
         action = check_action(action, self.action_space, self.num_envs)
         self._turns.send()
         self._pending = self._worker.submit(self._step_all, action)
@@ -167,7 +180,7 @@ class Lanes:
     def _reset_all(self) -> Frame:
         frame = self._next_frames()
         for lane, env in enumerate(self._envs):
-            with self._blame(lane, "reset()"):
+            with self._blame(lane, "reset"):
                 observation, _ = env.reset(seed=self._seeds[lane])
                 self._parts.write(observation, frame, lane)
         return self._parts.plain(frame)
@@ -176,39 +189,68 @@ class Lanes:
         frame = self._next_frames()
         reward = np.zeros(self.num_envs, np.float64)
         terminated = np.zeros(self.num_envs, bool)
+        dropped: list[Drop] = []
         truncated = np.zeros(self.num_envs, bool)
         for lane, env in enumerate(self._envs):
             if self._scores.over[lane]:
-                with self._blame(lane, "reset()"):
+                with self._blame(lane, "reset"):
                     observation, _ = env.reset()
                     self._parts.write(observation, frame, lane)
                 continue
-            own: Any = action[lane]
-            if isinstance(self.action_space, spaces.Discrete):
-                own = int(own) + self.first_action
-            with self._blame(lane, f"step({own})"):
-                observation, gain, terminated[lane], truncated[lane], _ = env.step(own)
-                reward[lane] = Checker.reward(gain)
-                self._parts.write(observation, frame, lane)
+            own = self.own_action(action[lane])
+            try:
+                with self._blame(lane, "step", own):
+                    observation, gain, terminated[lane], truncated[lane], _ = env.step(own)
+                    reward[lane] = Checker.reward(gain)
+                    self._parts.write(observation, frame, lane)
+            except EnvFault as fault:
+                dropped.append(self._forgive(lane, fault))
+                with self._blame(lane, "reset"):
+                    observation, _ = env.reset()
+                    self._parts.write(observation, frame, lane)
+                reward[lane], terminated[lane], truncated[lane] = 0.0, False, False
         if self.episode_limit:
             truncated |= ~terminated & (self._scores.length + 1 >= self.episode_limit)
+        for lane, _ in dropped:
+            truncated[lane] = False
         episodes = self._scores.add(reward, terminated | truncated)
         frames = self._parts.plain(frame)
-        return Step(frames, reward.astype(np.float32), terminated, truncated, episodes)
+        for lane, _ in dropped:
+            self._scores.drop(lane)
+        if episodes:
+            self._drops = 0
+        gain32 = reward.astype(np.float32)
+        return Step(frames, gain32, terminated, truncated, episodes, tuple(dropped))
+
+    def _forgive(self, lane: int, fault: EnvFault) -> Drop:
+        """What to tell of an episode that is given up; raises what can't be forgiven.
+
+        Simulations of continuous control diverge now and then, under actions that learning tries.
+        Whatever else goes wrong, or does so `MOST_DROPS` times before an episode ends well, is a
+        fault of the environment's.
+        """
+        if not isinstance(fault.__cause__, Diverged) or isinstance(
+            self.action_space, spaces.Discrete
+        ):
+            raise fault
+        self._drops += 1
+        if self._drops == MOST_DROPS:
+            raise EnvFault(f"{fault}; so ended {MOST_DROPS} episodes in a row") from fault
+        return Drop(lane, str(fault))
 
     def _next_frames(self) -> dict[str, np.ndarray]:
         self._turn ^= 1
         return self._frames[self._turn]
 
     @contextmanager
-    def _blame(self, lane: int, call: str) -> Iterator[None]:
+    def _blame(self, lane: int, call: str, action: Any = "") -> Iterator[None]:
         """Name the lane and the call in whatever goes wrong."""
         try:
             yield
         except (Exception, SystemExit) as error:
             what = str(error).split("\n", 1)[0]
             raise EnvFault(
-                f"lane {lane} of {self._name!r}, {call}: {type(error).__name__}: {what}"
+                f"lane {lane} of {self._name!r}, {call}({action}): {type(error).__name__}: {what}"
             ) from error
 
     def _restore(self, lanes: list[dict[str, Any]]) -> None:
@@ -222,16 +264,3 @@ def _frame_rate(metadata: Any) -> float:
     """What an environment's metadata says of its pace; 30 where it says nothing of use."""
     rate = metadata.get("render_fps") if isinstance(metadata, dict) else None
     return float(rate) if isinstance(rate, int | float) and 0 < rate <= 1000 else 30.0
-
-
-def actions(space: gymnasium.Space[Any], name: str) -> tuple[int, gymnasium.Space[Any]]:
-    """The environment's first action, and the space from 0 that agents see."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.start), spaces.Discrete(int(space.n))
-    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        return 0, spaces.Box(low, high, dtype=np.float32)
-    raise ValueError(
-        f"actions of {name!r} are {space}; expected Discrete or a float Box: "
-        "wrap the environment in gymnasium.wrappers.TransformAction"
-    )

@@ -20,6 +20,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.vector import Diverged
+
 _LEAST_SIDE = 16  # of a float image without channels
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _CHANNELS = 4  # the most that a picture of a camera has
@@ -123,8 +125,8 @@ def _short(space: gymnasium.Space[Any]) -> str:
 class Checker:
     """Holds observations and rewards to the space that the environment announced.
 
-    Every check raises ValueError with what was wrong, of what is `called` so; the caller adds the
-    lane.
+    Every check raises ValueError with what was wrong, of what is `called` so, and Diverged for what
+    is not finite; the caller adds the lane.
     """
 
     def __init__(self, space: spaces.Box, called: str = "observation") -> None:
@@ -158,7 +160,8 @@ class Checker:
                 good &= np.isfinite(array.astype(np.float32, copy=False))
         if not good.all():
             at = tuple(int(i) for i in np.argwhere(~good)[0])
-            raise ValueError(
+            wrong = ValueError if np.isfinite(array[at]) else Diverged
+            raise wrong(
                 f"{self._called}{list(at) if at else ''} is {array[at]}; "
                 f"expected a finite value in [{low[at]:g}, {high[at]:g}]"
             )
@@ -172,5 +175,5 @@ class Checker:
             raise ValueError(f"reward is {reward!r}; expected one number")
         value = float(array.reshape(()))
         if not np.isfinite(value) or abs(value) > _FLOAT32_MAX:
-            raise ValueError(f"reward is {value}; expected a finite float32")
+            raise Diverged(f"reward is {value}; expected a finite float32")
         return value

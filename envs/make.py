@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -33,6 +34,7 @@ ATARI_ONLY = ("protocol", "frame_size", "env_threads")
 EVALUATION_STEPS = 27_000
 """Agent steps to an evaluation's episode outside Atari, as many as half an hour of Atari has: an
 environment without a limit of its own would never end under a policy that survives."""
+_PLAIN = EnvConfig()
 
 
 def make(
@@ -63,6 +65,9 @@ def make(
                 f"max_episode_steps is {config.max_episode_steps}; in Atari the protocol "
                 f"{protocol.name} limits episodes: leave it out"
             )
+        if config.pixels or config.action_repeat > 1:
+            option = "pixels" if config.pixels else "action_repeat"
+            raise ValueError(f"{option} is set; Atari shows pixels and has its protocol: leave it")
         return Atari(
             name.id,
             protocol.for_game(name.id),
@@ -78,7 +83,7 @@ def make(
 
     return Lanes(
         # Lane 0 alone is drawn; others are spared the renderer.
-        [partial(make_one, name, render=render and lane == 0) for lane in range(lanes)],
+        [partial(make_one, name, config, render=render and lane == 0) for lane in range(lanes)],
         seed=seed,
         stack=config.frame_stack,
         limit=config.max_episode_steps or (EVALUATION_STEPS if evaluation else 0),
@@ -87,9 +92,29 @@ def make(
     )
 
 
-def make_one(name: EnvName, *, render: bool) -> gymnasium.Env[Any, Any]:
-    """One environment that is not Atari's, as it is; errors as those of `make`."""
-    return (_make_class if name.kind == "class" else _make_id)(name.id, render=render)
+def make_one(name: EnvName, config: EnvConfig = _PLAIN, *, render: bool) -> gymnasium.Env[Any, Any]:
+    """One environment that is not Atari's, with what `config` puts around it; errors as `make`."""
+    draws = render or config.pixels
+    if name.kind == "dmc":
+        from envs.dmc import Task
+
+        env: gymnasium.Env[Any, Any] = Task(*name.id.removeprefix("dmc/").split("-", 1))
+    else:
+        env = (_make_class if name.kind == "class" else _make_id)(name.id, render=draws)
+    from envs.simulator import Pixels, Repeat, Simulator, simulation
+
+    if simulation(env) is not None:
+        env = Simulator(env, config.camera_name)
+    elif config.camera_name:
+        raise ValueError(f"camera_name is {config.camera_name!r}; {name.id!r} is not MuJoCo's")
+    if config.pixels:
+        if env.render_mode != "rgb_array":
+            raise ValueError(f"{name.id!r} draws no pictures: its render_mode is {env.render_mode}")
+        quality, every = config.render_quality, config.render_repeats
+        env = Pixels(env, config.size, config.action_repeat, quality, every)
+    elif config.action_repeat > 1:
+        env = Repeat(env, config.action_repeat)
+    return env
 
 
 def _check(config: EnvConfig, lanes: int, seed: int) -> None:
@@ -99,6 +124,8 @@ def _check(config: EnvConfig, lanes: int, seed: int) -> None:
         "frame_size": 1,
         "env_threads": 0,
         "max_episode_steps": 0,
+        "size": 4,
+        "action_repeat": 1,
     }
     for field, low in least.items():
         value = lanes if field == "num_envs" else getattr(config, field)
@@ -110,6 +137,8 @@ def _check(config: EnvConfig, lanes: int, seed: int) -> None:
         raise ValueError(
             f"frame_size is {config.frame_size}; it must be at most 1024 (the screen is 210x160)"
         )
+    if config.size > 1024:
+        raise ValueError(f"size is {config.size}; it must be at most 1024")
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
 
@@ -132,11 +161,23 @@ def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
     """A registered environment, without Gymnasium's checker: every step is checked anyway."""
     import gymnasium
 
+    from envs.simulator import quiet
+
     _look_here()
-    mode = "rgb_array" if render else None
+    spec = gymnasium.registry.get(id_)
+    simulated = "gymnasium.envs.mujoco" in str(spec.entry_point if spec else "")
+    if simulated and importlib.util.find_spec("mujoco"):
+        importlib.import_module("mujoco")
+        quiet()
+    # MuJoCo's are drawn by our own renderer
+    mode = "rgb_array" if render and not simulated else None
     try:
         return gymnasium.make(id_, render_mode=mode, disable_env_checker=True)
     except gymnasium.error.DependencyNotInstalled as error:
+        if simulated:
+            raise ValueError(
+                f"environment {id_!r} needs MuJoCo: pip install 'sightline-rl[mujoco]'"
+            ) from error
         raise ValueError(f"environment {id_!r} needs a package: {error}") from error
     except Exception as error:  # whatever its module or its constructor provokes
         raise _failed(id_, error) from error
@@ -145,6 +186,8 @@ def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
 def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
     """A user's class, called without arguments but for a render_mode that it accepts."""
     import gymnasium
+
+    from envs.simulator import quiet
 
     module_name, _, attribute = path.partition(":")
     _look_here()
@@ -168,6 +211,7 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
         near = difflib.get_close_matches(attribute, dir(module), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"environment {path!r}: {module_name} has no {attribute!r}{hint}")
+    quiet()
     factory = getattr(module, attribute)
     if not callable(factory):
         raise ValueError(f"environment {path!r}: {attribute} is not a class")

@@ -1,4 +1,4 @@
-"""Names of environments: an Atari game in any spelling, a Gymnasium id, or package.module:Class."""
+"""Names of environments: Atari games in any spelling, Gymnasium's, dm_control's, and classes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _ATARI_SUFFIX = re.compile(r"(deterministic|noframeskip)?(-v[045])?$", re.IGNORE
 class EnvName(NamedTuple):
     """What a name stands for."""
 
-    kind: Literal["atari", "gymnasium", "class"]
+    kind: Literal["atari", "gymnasium", "dmc", "class"]
     id: str
-    """A ROM of ALE (`space_invaders`), a Gymnasium id, or package.module:Class."""
+    """A ROM of ALE (`space_invaders`), a Gymnasium id, dm_control's `dmc/domain-task`, or
+    package.module:Class."""
 
 
 def _plain(name: str) -> str:
@@ -51,27 +52,39 @@ def _gymnasium_ids() -> list[str]:
     )
 
 
+def _newest() -> dict[str, str]:
+    """Plain name without version -> the id with the highest one."""
+    version = {
+        id_: int(id_.rpartition("-v")[2]) for id_ in _gymnasium_ids() if _VERSION.search(id_)
+    }
+    return {_plain(_VERSION.sub("", id_)): id_ for id_ in sorted(version, key=version.__getitem__)}
+
+
 def names() -> list[EnvName]:
-    """The environments to offer: the Atari games, then Gymnasium's ids in their newest version.
+    """The environments to offer: Atari's games, Gymnasium's in their newest version, dm_control's.
 
     Left out is what can be had in another form: versions that were replaced, Gymnasium's shims for
     other packages, and its copies for JAX.
     """
     games = [EnvName("atari", rom) for rom in sorted(set(_atari().values()))]
-    newest: dict[str, str] = {}
-    for id_ in _gymnasium_ids():
-        if not id_.startswith(("GymV2", "phys2d/", "tabular/")):
-            newest[_VERSION.sub("", id_)] = id_  # ids are sorted: the newest comes last
-    return games + [EnvName("gymnasium", id_) for id_ in sorted(newest.values())]
+    apart = ("GymV2", "phys2d/", "tabular/")
+    ids = sorted(id_ for id_ in _newest().values() if not id_.startswith(apart))
+    found = games + [EnvName("gymnasium", id_) for id_ in ids]
+    from envs import dmc
+
+    if dmc.installed():
+        found += [EnvName("dmc", f"dmc/{task}") for task in dmc.tasks()]
+    return found
 
 
 def resolve(name: str) -> EnvName:
     """Say what `name` stands for, without making it.
 
-    A short name is an Atari game; so are `ALE/Breakout-v5` and `BreakoutNoFrameskip-v4`, whose
-    preprocessing then comes from the protocol. Any other id that ends in a version is Gymnasium's;
-    `module:Name-v0` imports `module` first, as `gymnasium.make` does. Anything else with a colon
-    is package.module:Class. Raises ValueError, naming the nearest, for what is none of these.
+    `dmc/` heads the tasks of dm_control. A short name is an Atari game; so are `ALE/Breakout-v5`
+    and `BreakoutNoFrameskip-v4`, whose preprocessing then comes from the protocol. Any other id is
+    Gymnasium's, in its newest version where it names none; `module:Name-v0` imports `module` first,
+    as `gymnasium.make` does. Anything else with a colon is package.module:Class. Raises ValueError,
+    naming the nearest, for what is none of these.
     """
     name = name.strip()
     if ":" in name:
@@ -80,6 +93,10 @@ def resolve(name: str) -> EnvName:
             raise ValueError(f"environment {name!r} is not of the form package.module:Class")
         return EnvName("gymnasium" if _VERSION.search(attribute) else "class", name)
 
+    if name.lower().startswith("dmc/"):
+        from envs import dmc
+
+        return EnvName("dmc", f"dmc/{dmc.find(name[4:])}")
     short = name[4:] if name.lower().startswith("ale/") else name
     if "-ram" in short.lower():
         raise ValueError(
@@ -96,6 +113,9 @@ def resolve(name: str) -> EnvName:
         return EnvName("atari", rom)
     if plain in {_plain(rom) for rom in _TWO_PLAYERS}:
         raise ValueError(f"environment {name!r}: this Atari game needs two players")
+    newest = _newest().get(_plain(name))
+    if short is name and newest is not None:
+        return EnvName("gymnasium", newest)
     raise ValueError(_unknown(name))
 
 
@@ -112,5 +132,5 @@ def _unknown(name: str) -> str:
         return f"unknown environment {name!r}; the nearest: {hint}"
     return (
         f"unknown environment {name!r}; expected an Atari game (Breakout), a Gymnasium id "
-        "(CartPole-v1) or package.module:Class"
+        "(CartPole-v1), dmc/cartpole-swingup or package.module:Class"
     )

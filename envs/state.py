@@ -15,6 +15,8 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+from envs.simulator import Pixels, Repeat, Simulator
+
 # What moves in the classes of gymnasium.envs.classic_control.
 _CLASSIC: dict[str, tuple[str, ...]] = {
     "CartPoleEnv": ("state", "steps_beyond_terminated"),
@@ -74,7 +76,7 @@ def _chain(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Wrapper[Any, Any, Any
 
 
 def _is_known(env: gymnasium.Env[Any, Any]) -> bool:
-    stateless = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
+    stateless = (OrderEnforcing, PassiveEnvChecker, TimeLimit, Simulator, Repeat, Pixels)
     return all(type(wrapper) in stateless for wrapper in _chain(env))
 
 

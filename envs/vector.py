@@ -8,6 +8,7 @@ is never learned from. A life lost in Atari follows the same rule, though its ga
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
@@ -19,6 +20,19 @@ from envs.protocol import Protocol as AtariProtocol
 
 class EnvFault(RuntimeError):
     """An environment broke its promises while it ran; the message names lane, value, bounds."""
+
+
+class Diverged(ValueError):
+    """A simulation became unstable, or an observation or a reward is not finite."""
+
+
+class Drop(NamedTuple):
+    """An episode that was given up because its simulation diverged."""
+
+    lane: int
+    """Which environment played it, in [0, num_envs); it stands at a new episode's first frame."""
+    reason: str
+    """What was wrong, in one line."""
 
 
 class Episode(NamedTuple):
@@ -46,6 +60,8 @@ class Step(NamedTuple):
     """(num_envs,) bool: cut off by a limit; this is the true final frame, to bootstrap from."""
     episodes: tuple[Episode, ...]
     """Whole episodes that ended in this step."""
+    dropped: tuple[Drop, ...] = ()
+    """Episodes that were given up: nothing in this step of their lanes may be learned from."""
 
 
 class VectorEnv(Protocol):
@@ -60,11 +76,11 @@ class VectorEnv(Protocol):
     discrete: dict[str, int]
     """First value of each part that the environment gives as a Discrete; frames are one-hot."""
     action_space: gymnasium.spaces.Space[Any]
-    """One lane's: Discrete(n) from 0 (the adapter adds `first_action`), or a Box."""
+    """One lane's, as agents see it: Discrete(n) from 0, or a Box (A,) within [-1, 1]."""
     action_names: tuple[str, ...]
     """What the actions of a Discrete space are called, from 0; empty for a Box."""
-    first_action: int
-    """The environment's own number for action 0 of a Discrete space."""
+    own_action: Callable[[Any], Any]
+    """From one lane's action to what the environment itself takes for it."""
     protocol: AtariProtocol | None
     """The Atari protocol, None elsewhere."""
     frame_rate: float
@@ -129,6 +145,10 @@ class Scores:
         self.over = over
         return ended
 
+    def drop(self, lane: int) -> None:
+        """Forget a lane's episode; it stands at a new one's first frame."""
+        self.score[lane], self.length[lane], self.over[lane] = 0, 0, False
+
 
 class Turns:
     """Keeps reset, send and recv in order, so that a slip is an error and not a deadlock."""
@@ -188,7 +208,7 @@ def lane_seeds(seed: int, num_envs: int) -> list[int]:
 def check_action(action: np.ndarray, space: gymnasium.Space[Any], num_envs: int) -> np.ndarray:
     """`action` as int64 (num_envs,) or float32 (num_envs, *shape); ValueError if it does not fit.
 
-    Floats outside a Box are the environment's business (most clip); NaN is nobody's.
+    Floats beyond [-1, 1] are clipped where they are scaled to the environment's; NaN is an error.
     """
     action = np.asarray(action)
     if isinstance(space, gymnasium.spaces.Discrete):

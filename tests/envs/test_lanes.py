@@ -279,10 +279,12 @@ def test_a_pace_that_says_nothing_is_thirty() -> None:
     lanes.close()
 
 
-def test_box_actions_pass_as_float32() -> None:
+def test_box_actions_are_scaled_from_the_unit_box() -> None:
     lanes = make(EnvConfig(env="Pendulum-v1", num_envs=2, frame_stack=3), seed=1)
     lanes.reset()
-    assert lanes.action_space == spaces.Box(-2, 2, (1,), np.float32)
+    assert lanes.action_space == spaces.Box(-1, 1, (1,), np.float32)
+    own = [lanes.own_action(np.float32([a])).tolist() for a in (-1.0, 0.25, 1.0, 7.0)]
+    assert own == [[-2.0], [0.5], [2.0], [2.0]]
     assert lanes.stack == 3
     lanes.send(np.array([[0.5], [-2.0]]))
     assert np.isfinite(lanes.recv().reward).all()
@@ -327,7 +329,7 @@ class Broken(gymnasium.Env[Any, Any]):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("nan reward", "step(1): ValueError: reward is nan; expected a finite float32"),
+        ("nan reward", "step(1): Diverged: reward is nan; expected a finite float32"),
         ("nan", "observation[0] is nan; expected a finite value in [-1, 1]"),
         ("outside", "observation[0] is 5.0; expected a finite value in [-1, 1]"),
         ("shape", "observation has shape (3,); expected (2,)"),

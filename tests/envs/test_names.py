@@ -63,7 +63,7 @@ def test_other_kinds() -> None:
         ("Breakot", "nearest: Breakout"),
         ("SpaceInvader", "nearest: SpaceInvaders"),
         ("ALE/Seaqest-v5", "Seaquest"),
-        ("CartPole", "nearest: CartPole-v1"),
+        ("CartPol", "nearest: CartPole-v1"),
         ("CartPole-v7", "CartPole-v1"),
         ("qqqqqqqq", "expected an Atari game"),
         ("Combat", "two players"),

@@ -1,0 +1,67 @@
+"""Actions: the numbers that an agent chooses from, and what the environment takes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Actions(NamedTuple):
+    """One environment's actions, from both sides."""
+
+    space: gymnasium.Space[Any]
+    """The agent's: Discrete(n) from 0, or a Box of shape (A,) within [-1, 1]."""
+    names: tuple[str, ...]
+    """What the actions of a Discrete space are called, from 0; empty for a Box."""
+    own: Callable[[Any], Any]
+    """From one action of the agent's to the environment's own: a number or an array."""
+
+
+def actions(space: gymnasium.Space[Any], name: str) -> Actions:
+    """How an agent acts on the environment `name`, whose own actions are `space`.
+
+    A Box is scaled: -1 is its least value, 1 its greatest, and what lies beyond is clipped.
+    Raises ValueError, in one line, for other spaces and for a Box without finite bounds.
+    """
+    if isinstance(space, spaces.Discrete):
+        start, count = int(space.start), int(space.n)
+        names = tuple(str(start + i) for i in range(count))
+        return Actions(spaces.Discrete(count), names, lambda action: int(action) + start)
+    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        if not space.shape or 0 in space.shape:
+            raise ValueError(f"actions of {name!r} have shape {space.shape}; expected (A,)")
+        _require_bounds(space, name)
+        return Actions(
+            spaces.Box(-1, 1, (int(np.prod(space.shape)),), np.float32), (), _scale(space)
+        )
+    raise ValueError(
+        f"actions of {name!r} are {space}; expected Discrete or a float Box: "
+        "wrap the environment in gymnasium.wrappers.TransformAction"
+    )
+
+
+def _scale(space: spaces.Box) -> Callable[[Any], np.ndarray]:
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    middle, half = (low + high) / 2, (high - low) / 2
+
+    def own(action: Any) -> np.ndarray:
+        wide = middle + half * np.asarray(action, np.float64).reshape(space.shape)
+        # rounding in the space's own type may step over a bound
+        return np.clip(np.clip(wide, low, high).astype(space.dtype), space.low, space.high)
+
+    return own
+
+
+def _require_bounds(space: spaces.Box, name: str) -> None:
+    wrong = ~(np.isfinite(space.low) & np.isfinite(space.high))
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"action{list(at)} of {name!r} lies in [{space.low[at]:g}, {space.high[at]:g}]; agents "
+            "need finite bounds: give it some by gymnasium.wrappers.TransformAction, in a function "
+            "of yours that --env names as module:function"
+        )

@@ -1,0 +1,124 @@
+"""dm_control's suite as Gymnasium environments: `dmc/cartpole-swingup`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.simulator import quiet
+from envs.vector import Diverged
+
+HINT = "pip install 'sightline-rl[dmc]'"
+
+
+class Task(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One task of dm_control's suite; its observations are put into one vector, in their order.
+
+    An episode that reaches its time limit, 1,000 steps as a rule, is truncated.
+    """
+
+    def __init__(self, domain: str, task: str) -> None:
+        self._env = suite().load(domain, task)
+        spec = self._env.action_spec()
+        self.action_space = spaces.Box(
+            np.broadcast_to(spec.minimum, spec.shape).astype(np.float64),
+            np.broadcast_to(spec.maximum, spec.shape).astype(np.float64),
+            dtype=np.float64,
+        )
+        shapes = [part.shape for part in self._env.observation_spec().values()]
+        size = sum(int(np.prod(shape)) for shape in shapes)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
+        self.metadata = {"render_fps": round(1 / self._env.control_timestep())}
+
+    @property
+    def model(self) -> Any:
+        """MuJoCo's MjModel."""
+        return self._env.physics.model.ptr
+
+    @property
+    def data(self) -> Any:
+        """MuJoCo's MjData."""
+        return self._env.physics.data.ptr
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:  # the suite's tasks draw from a RandomState of their own
+            self._env.task._random = np.random.RandomState(seed)
+        return _vector(self._env.reset().observation), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        from dm_control.rl.control import PhysicsError
+
+        try:
+            step = self._env.step(action)
+        except PhysicsError as error:
+            raise Diverged(" ".join(str(error).split())) from error
+        over = step.last()
+        # at the time limit the suite leaves the discount at 1
+        terminated = over and step.discount == 0.0
+        return (
+            _vector(step.observation),
+            float(step.reward or 0.0),
+            terminated,
+            over and not terminated,
+            {},
+        )
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _vector(observation: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(part) for part in observation.values()]).astype(np.float64)
+
+
+def installed() -> bool:
+    """Whether dm_control is there to be imported."""
+    return importlib.util.find_spec("dm_control") is not None
+
+
+def tasks() -> list[str]:
+    """Names of all tasks, such as cartpole-swingup. Raises as `suite`."""
+    return [f"{domain}-{task}" for domain, task in suite().ALL_TASKS]
+
+
+def find(name: str) -> str:
+    """A task's name as `tasks` has it; underscores will do for its hyphen.
+
+    Raises ValueError, naming the nearest, for what is none.
+    """
+    known = {task.replace("-", "_").lower(): task for task in tasks()}
+    plain = name.replace("-", "_").lower()
+    if plain in known:
+        return known[plain]
+    near = difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
+    hint = ", ".join(f"dmc/{known[match]}" for match in near) or "dmc/cartpole-swingup"
+    raise ValueError(f"unknown environment 'dmc/{name}'; the nearest: {hint}")
+
+
+def suite() -> Any:
+    """dm_control's suite; ImportError, in one line, where it is missing or doesn't run."""
+    if not installed():
+        raise ImportError(f"environments dmc/... need dm_control: {HINT}")
+    try:
+        with warnings.catch_warnings():  # it looks for a screen, and says that there is none
+            warnings.simplefilter("ignore")
+            from dm_control import suite as found
+    except Exception as error:
+        from importlib.metadata import version
+
+        raise ImportError(
+            f"dm_control {version('dm_control')} doesn't run with mujoco {version('mujoco')} "
+            f"({type(error).__name__}: {error}); mujoco 4 is known to break it: "
+            "pip install 'mujoco<4'"
+        ) from error
+    quiet()
+    return found

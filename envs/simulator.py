@@ -1,0 +1,175 @@
+"""What is added around a MuJoCo environment: its pictures, and a word when it diverges."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from envs.vector import Diverged
+
+DRAWN = 480
+"""Height and width of the pictures of `render`, in pixels."""
+
+_told: list[str] = []
+"""MuJoCo's warnings since the last step; it keeps one handler of them for the process."""
+
+
+def quiet() -> None:
+    """Keep MuJoCo's warnings here, and out of MUJOCO_LOG.TXT in the working folder, from now on.
+
+    Where it is imported, that is: to be called before the first model is compiled.
+    """
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is not None:
+        mujoco.set_mju_user_warning(_told.append)
+
+
+def simulation(env: gymnasium.Env[Any, Any]) -> tuple[Any, Any] | None:
+    """The MjModel and MjData of an environment; None where it is no MuJoCo environment."""
+    mujoco = sys.modules.get("mujoco")
+    inner: Any = env.unwrapped
+    if mujoco is None:
+        return None
+    model, data = getattr(inner, "model", None), getattr(inner, "data", None)
+    if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData):
+        return model, data
+    return None
+
+
+class Simulator(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A MuJoCo environment that is drawn in full quality and doesn't hide that it diverged.
+
+    MuJoCo puts an unstable simulation back to its start in mid-episode and says so only in a file,
+    MUJOCO_LOG.TXT, in the working folder. Here `step` raises Diverged, and no file is written.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], camera: str = "") -> None:
+        super().__init__(env)
+        self._camera = camera
+        self._renderer: Any = None
+
+    @property
+    def render_mode(self) -> str:
+        """Pictures, always."""
+        return "rgb_array"
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        returned = self.env.reset(**options)
+        _told.clear()
+        return returned
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        returned = self.env.step(action)
+        if _told:
+            worst = next((text for text in _told if "unstable" in text.lower()), "")
+            _told.clear()
+            if worst:
+                raise Diverged(" ".join(worst.split()))
+        return returned
+
+    def renderer(self, size: int, quality: Any) -> Any:
+        """A renderer of the simulation, for square pictures; to be closed by the caller."""
+        from envs.render import Renderer
+
+        found = simulation(self.env)
+        assert found is not None
+        drawer = getattr(self.env.unwrapped, "mujoco_renderer", None)
+        free = getattr(drawer, "default_cam_config", None)
+        return Renderer(*found, size, size, self._camera, quality, free)
+
+    def render(self) -> np.ndarray:
+        """A picture in full quality, (DRAWN, DRAWN, 3) uint8."""
+        if self._renderer is None:
+            self._renderer = self.renderer(DRAWN, "full")
+        return np.array(self._renderer.picture())
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        super().close()
+
+
+class Repeat(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Holds each action for `repeat` steps, or to the episode's end; rewards add up."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], repeat: int) -> None:
+        super().__init__(env)
+        self.repeat = repeat
+        rate = env.metadata.get("render_fps")
+        if isinstance(rate, int | float):
+            self.metadata = {**env.metadata, "render_fps": rate / repeat}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(self.repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            self.passed()
+            if terminated or truncated:
+                break
+        return self.seen(observation), total, terminated, truncated, info
+
+    def passed(self) -> None:
+        """Called after each step that an action is held for."""
+
+    def seen(self, observation: Any) -> Any:
+        """What is shown for an observation."""
+        return observation
+
+
+class Pixels(Repeat):
+    """Pictures in place of an environment's observations, (size, size, 3) uint8.
+
+    every  show a picture of each step that an action is held for, (size, size, 3 * repeat), oldest
+           first; the newest stands for those that an episode's end left out
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        size: int,
+        repeat: int,
+        quality: Any = "fast",
+        every: bool = False,
+    ) -> None:
+        super().__init__(env, repeat)
+        self.count = repeat if every else 1
+        shape = (size, size, 3 * self.count)
+        self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+        self._renderer: Any = None
+        self._draw: Callable[[], np.ndarray]
+        if isinstance(env, Simulator):
+            self._renderer = env.renderer(size, quality)
+            self._draw = self._renderer.picture
+        else:
+            self._draw = lambda: _resized(env.render(), size)
+        self._pictures: list[np.ndarray] = []
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset(**options)
+        return self.seen(observation), info
+
+    def passed(self) -> None:
+        if self.count > 1:
+            self._pictures.append(np.array(self._draw()))
+
+    def seen(self, observation: Any) -> np.ndarray:
+        pictures, self._pictures = self._pictures or [np.array(self._draw())], []
+        pictures += [pictures[-1]] * (self.count - len(pictures))
+        return np.concatenate(pictures, 2) if self.count > 1 else pictures[0]
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+        super().close()
+
+
+def _resized(picture: Any, size: int) -> np.ndarray:
+    import cv2
+
+    return np.asarray(cv2.resize(np.asarray(picture), (size, size), interpolation=cv2.INTER_AREA))

@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "DDPG": "agents.ddpg",
+    "DDPGConfig": "configs.ddpg",
     "DQN": "agents.dqn",
     "DQNConfig": "configs.dqn",
     "Player": "agents.player",

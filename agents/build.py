@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import torch
 
-from agents.config import TrainConfig
-from agents.dqn import DQN
+from agents.config import ALGORITHMS, TrainConfig, lookup
 from agents.errors import CheckpointError
 from agents.loop import Agent, action_field, observation_field, shows_images
 from envs.vector import VectorEnv
@@ -32,17 +32,25 @@ def build_agent(
     Its encoder's weights are read from their file if `pretrained`: an agent that a checkpoint
     follows needs none.
     """
-    space = env.action_space
-    if not isinstance(space, gymnasium.spaces.Discrete):
+    space: Any = env.action_space
+    algorithm = lookup(chosen.algorithm)
+    continuous = not isinstance(space, gymnasium.spaces.Discrete)
+    if continuous != algorithm.continuous:
+        others = [name for name, other in ALGORITHMS.items() if other.continuous == continuous]
+        needs = "continuous" if algorithm.continuous else "discrete"
         raise ValueError(
-            f"dqn needs discrete actions and {chosen.env.env} takes {space}; use an algorithm for "
-            "continuous actions, or an environment wrapper that makes them discrete"
+            f"{chosen.algorithm} needs {needs} actions and {chosen.env.env} takes {space}; use "
+            f"{' or '.join(others)}: agents train {others[0]} --env {chosen.env.env}"
         )
+    size = int(space.n) if isinstance(space, gymnasium.spaces.Discrete) else int(space.shape[0])
     shape = stacked_shape(observation_field(env))
+    module, _, name = algorithm.agent.partition(":")
+    build = getattr(import_module(module), name)
     try:
-        return DQN(
-            chosen.agent, shape, int(space.n), device=device, seed=seed, pretrained=pretrained
+        agent: Agent = build(
+            chosen.agent, shape, size, device=device, seed=seed, pretrained=pretrained
         )
+        return agent
     except RuntimeError as error:  # torch's out-of-memory errors; the CPU's has no type of its own
         if "memory" not in str(error):
             raise

@@ -25,7 +25,8 @@ usage: agents COMMAND ...
 
 Train agents that control things from pixels, and watch them.
 
-  agents train ALGO --env NAME    train an agent: agents train dqn --env Breakout
+  agents train ALGO --env NAME    train an agent: agents train dqn --env Breakout,
+                                  agents train ddpg --env HalfCheetah
   agents train --resume DIR       go on with a run
   agents eval DIR                 score a run's agent
   agents play DIR                 watch a run's agent, or film it

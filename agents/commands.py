@@ -35,7 +35,7 @@ def do_train(words: list[str]) -> None:
     parser = Parser(
         "agents train ALGO [--env NAME] [options]\n       agents train --resume DIR [--steps N]",
         "Train an agent, or go on with a run. ALGO is one of: " + ", ".join(_algorithms()) + ".",
-        "All options of an algorithm: agents train dqn --help",
+        "All options of an algorithm: agents train dqn --help, agents train ddpg --help",
     )
     parser.option("--resume", "Run folder to go on with.", "DIR")
     parser.option("--steps", "Agent steps of the whole run, where it is to be longer.", "INT")
@@ -54,15 +54,16 @@ def _train_new(algorithm: str, words: list[str]) -> None:
     from configs.run import RunConfig
     from envs.config import EnvConfig
 
-    agent_config, _ = lookup(algorithm)
+    agent_config = lookup(algorithm).config
     preset = _ahead(words, "--preset")
-    shown = resolve(algorithm, preset, {}, image=True)
-    classic = default_preset(image=False)
+    shown = resolve(algorithm, preset or "default", {}, image=True)
+    image = default_preset(algorithm, image=True) != "default"
+    other, what = default_preset(algorithm, image=image), "images" if image else "vectors"
     parser = Parser(
         f"agents train {algorithm} [--env NAME] [--preset P] [options]",
         f"Train {algorithm}. The defaults below are those of the preset {shown.preset}.",
-        f"Without --preset, an environment whose observations are vectors takes {classic}: "
-        f"agents train {algorithm} --preset {classic} --help",
+        f"Without --preset, an environment whose observations are {what} takes {other}: "
+        f"agents train {algorithm} --preset {other} --help",
     )
     known = ", ".join(_presets(algorithm))
     parser.option("--preset", f"What the other options start from: {known}.", "NAME")

@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import configs.ddpg
 import configs.dqn
 import configs.run
 from agents.process import write_text
+from configs.ddpg import DDPGConfig
 from configs.dqn import DQNConfig
 from configs.loader import (
     apply,
@@ -29,11 +31,33 @@ SCHEMA = 1
 FILE = "config.yaml"
 _PARTS = ("run", "env", "agent")
 
-AgentConfig = DQNConfig
-ALGORITHMS: dict[str, tuple[type[AgentConfig], Callable[[Any], None]]] = {
-    "dqn": (DQNConfig, configs.dqn.check),
+AgentConfig = Any
+"""One of the algorithms' configs."""
+
+
+class Algorithm(NamedTuple):
+    """What the rest of the house knows of an algorithm before torch is imported."""
+
+    config: type[Any]
+    """Its options, a frozen dataclass."""
+    check: Callable[[Any], None]
+    """Raises ValueError where one of them is out of its range."""
+    agent: str
+    """module:Class of what acts and learns."""
+    continuous: bool
+    """Whether its actions are a Box, within [-1, 1], or else Discrete."""
+    images: str
+    """The preset where none is named and the environment shows images."""
+    vectors: str
+    """The preset where none is named and it shows vectors."""
+
+
+ALGORITHMS = {
+    "dqn": Algorithm(DQNConfig, configs.dqn.check, "agents.dqn:DQN", False, "default", "classic"),
+    "ddpg": Algorithm(
+        DDPGConfig, configs.ddpg.check, "agents.ddpg:DDPG", True, "pixels", "default"
+    ),
 }
-"""An algorithm's config, and the check of its ranges."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +97,9 @@ class TrainConfig:
         return path
 
 
-def default_preset(*, image: bool) -> str:
-    """The preset where none is named: `default` learns from images, `classic` from vectors."""
-    return "default" if image else "classic"
+def default_preset(algorithm: str, *, image: bool) -> str:
+    """The preset of an algorithm where none is named, by what the environment shows."""
+    return lookup(algorithm).images if image else lookup(algorithm).vectors
 
 
 def resolve(
@@ -87,8 +111,8 @@ def resolve(
     `preset` is None. Raises ValueError or TypeError, in one line, for an unknown algorithm,
     preset or option and for a value of a wrong type or range.
     """
-    agent, _ = lookup(algorithm)
-    name = default_preset(image=image) if preset is None else preset
+    agent = lookup(algorithm).config
+    name = default_preset(algorithm, image=image) if preset is None else preset
     parts = apply((RunConfig(), EnvConfig(), agent()), load_preset(algorithm, name))
     run, env, agent_config = apply(parts, overrides)
     return _checked(TrainConfig(algorithm, name, run, env, agent_config))
@@ -128,14 +152,14 @@ def load(run_dir: Path) -> TrainConfig:
     try:
         run = from_dict(RunConfig, sections["run"])
         env = from_dict(EnvConfig, sections["env"])
-        agent = from_dict(lookup(algorithm)[0], sections["agent"])
+        agent = from_dict(lookup(algorithm).config, sections["agent"])
         return _checked(TrainConfig(algorithm, preset, run, env, agent))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def lookup(algorithm: str) -> tuple[type[AgentConfig], Callable[[Any], None]]:
-    """Config class and check of an algorithm. ValueError names the nearest known one."""
+def lookup(algorithm: str) -> Algorithm:
+    """An algorithm by its name. ValueError names the nearest known one."""
     if algorithm not in ALGORITHMS:
         raise ValueError(unknown("algorithm", algorithm, ALGORITHMS))
     return ALGORITHMS[algorithm]
@@ -179,8 +203,7 @@ def _near_folder(run_dir: Path) -> str:
 def _checked(config: TrainConfig) -> TrainConfig:
     """`config`, once every range holds."""
     configs.run.check(config.run)
-    _, check = lookup(config.algorithm)
-    check(config.agent)
+    lookup(config.algorithm).check(config.agent)
     if config.env.num_envs < 1:
         raise ValueError(f"num_envs is {config.env.num_envs}; it must be at least 1")
     return config

@@ -20,6 +20,7 @@ from agents.graph import Forward
 from agents.linear import Linear
 from agents.noisy import NoisyLinear, resample, silence
 from agents.perception import features, learnable, perceive
+from agents.precision import computes_bf16
 from agents.rmsprop import CentredRMSprop
 from configs.dqn import DQNConfig, check
 from replay import Batch, Observation
@@ -161,7 +162,7 @@ class DQN:
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            bf16 = _bf16(config.precision, self.device)
+            bf16 = computes_bf16(config.precision, self.device)
             online = QNetwork(config, observation_shape, num_actions, bf16, pretrained)
         self.report = online.report
         self.online = online.to(self.device).eval()
@@ -173,6 +174,11 @@ class DQN:
         self.updates = 0
         self.epsilon = 0.0 if config.noisy else config.epsilon_start
         self.beta = config.priority_beta
+
+    @property
+    def course(self) -> int:
+        """Every update takes the same course; see `agents.graph.Learner`."""
+        return 0
 
     @staticmethod
     def on(env: str, *, preset: str | None = None, **options: Any) -> Session:
@@ -326,21 +332,3 @@ def _optimizer(config: DQNConfig, network: QNetwork) -> torch.optim.Optimizer:
         on_gpu = network.support.is_cuda
         return torch.optim.Adam(parameters, rate, eps=eps, fused=True, capturable=on_gpu)
     return CentredRMSprop(parameters, rate, config.rmsprop_decay, eps)
-
-
-def _bf16(precision: str, device: torch.device) -> bool:
-    """Whether networks compute in bf16: as told, or where the processor has it.
-
-    On a GPU this also says, for the whole process, whether float32 products may be rounded to TF32.
-    Raises ValueError for tf32 elsewhere.
-    """
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    elif precision == "tf32":
-        raise ValueError(f"precision is tf32, which the {device} doesn't have; use auto or bf16")
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()

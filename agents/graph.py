@@ -31,8 +31,18 @@ class Learner(Protocol):
     generator: torch.Generator
     beta: float
 
+    @property
+    def course(self) -> int:
+        """Which of several courses the next `learn` takes, as the count of updates has it.
+
+        Each is captured by itself: what happens in every second update only makes two graphs.
+        """
+
     def learn(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """One update, without a branch that depends on what is on the device or on counts."""
+        """One update, without a branch that depends on what is on the device.
+
+        Of what the host knows only `course` may change from one call to the next.
+        """
 
     def advance(self) -> None:
         """The rest of an update: counts, and what happens every so many."""
@@ -43,9 +53,10 @@ class Step:
 
     graph   capture it; None does where agent and replay share a CUDA device
     `seconds` tells the time spent by part; a graph's is all "update", and only that of its launch.
-    The first `WARM` calls run eagerly, on a stream of their own, as a capture asks for: they are
-    updates like all others. Build a new Step after `load_state_dict` or `replay.load`, which put
-    other tensors, or other counts, where a captured graph knows the old ones.
+    The first `WARM` calls of each course run eagerly, on a stream of their own, as a capture asks
+    for: they are updates like all others. Build a new Step after `load_state_dict` or
+    `replay.load`, which put other tensors, or other counts, where a captured graph knows the old
+    ones.
     Raises ValueError for a graph without CUDA.
     """
 
@@ -67,27 +78,27 @@ class Step:
         self.captures = together if graph is None else graph
         self.seconds = dict.fromkeys(("sample", "update", "priorities"), 0.0)
         self._beta = torch.ones(1, dtype=torch.float64, device=replay.device)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._metrics: dict[str, Tensor] = {}
-        self._calls = 0
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+        self._calls: Counter[int] = Counter()
 
     def __call__(self) -> dict[str, Tensor]:
         """Do one step; returns metrics, detached, which a captured step overwrites in the next."""
         self._beta.fill_(self.agent.beta)
+        course = self.agent.course
         if not self.captures:
-            self._metrics = self._work()
-        elif self._graph is not None:
-            started = perf_counter()
-            self._graph.replay()
-            spend(self.seconds, "update", started)
-        elif self._calls < WARM:
-            self._metrics = _aside(self._work)
+            metrics = self._work()
+        elif self._calls[course] < WARM:
+            metrics = _aside(self._work)
         else:
-            self._graph = self._capture()
-            self._graph.replay()
-        self._calls += 1
+            if course not in self._graphs:
+                self._graphs[course] = self._capture()
+            started = perf_counter()
+            graph, metrics = self._graphs[course]
+            graph.replay()
+            spend(self.seconds, "update", started)
+        self._calls[course] += 1
         self.agent.advance()
-        return self._metrics
+        return metrics
 
     def _work(self) -> dict[str, Tensor]:
         started = perf_counter()
@@ -101,12 +112,12 @@ class Step:
         spend(self.seconds, "priorities", started)
         return metrics
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.agent.generator)
         with torch.cuda.graph(graph):
-            self._metrics = self._work()
-        return graph
+            metrics = self._work()
+        return graph, metrics
 
 
 class Forward:

@@ -21,11 +21,12 @@ from agents.log import Logger
 from agents.loop import Agent, Tick, evaluate, observation_field, train
 from agents.player import Player
 from agents.process import locked, stoppable, write_text
+from configs.loader import to_dict
 from envs import EnvFault, make
 from envs.vector import VectorEnv
 from replay import FeatureReplay, PrioritizedReplay
 
-SHOWN = ("loss", "epsilon")
+SHOWN = ("loss", "q", "epsilon", "noise")
 """Metrics that the progress bar tells."""
 
 SEED_TRAIN, SEED_EVAL, SEED_REPLAY, SEED_RESUME = range(4)
@@ -191,9 +192,11 @@ class Session:
     def _require_finite(self) -> None:
         for name, value in self._metrics.items():
             if not math.isfinite(float(value)):
+                rates = to_dict(self.config.agent).items()
+                told = ", ".join(f"{n} is {v}" for n, v in rates if n.endswith("_rate") and v)
                 raise FloatingPointError(
                     f"{name} became {float(value)} by step {self.step}: learning diverged; a "
-                    f"smaller learning_rate ({self.config.agent.learning_rate} here) may hold it"
+                    f"smaller learning_rate may hold it ({told})"
                 )
 
     def _log(self, log: Logger, tick: Tick) -> None:

@@ -47,7 +47,7 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     except BaseException:
         session.close()
         raise
-    if chosen.agent.distributional and session.env.protocol is None:
+    if getattr(chosen.agent, "distributional", False) and session.env.protocol is None:
         session.notes.append(
             f"returns are learned between v_min, {chosen.agent.v_min:g}, and v_max, "
             f"{chosen.agent.v_max:g}; give what this environment's can reach, or "

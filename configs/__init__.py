@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from configs.ddpg import DDPGConfig
     from configs.dqn import DQNConfig
     from configs.loader import (
         algorithms,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from configs.run import RunConfig
 
 __all__ = [
+    "DDPGConfig",
     "DQNConfig",
     "RunConfig",
     "algorithms",
@@ -28,7 +30,11 @@ __all__ = [
     "summary",
     "to_dict",
 ]
-_HOME = {"DQNConfig": "configs.dqn", "RunConfig": "configs.run"}
+_HOME = {
+    "DDPGConfig": "configs.ddpg",
+    "DQNConfig": "configs.dqn",
+    "RunConfig": "configs.run",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,8 @@ _MODULES = (
     "vision.backbones.impala",
     "vision.backbones.drq",
     "vision.backbones.mlp",
+    "vision.backbones.flat",
+    "vision.backbones.ddpg",
     "vision.backbones.vgg",
     "vision.backbones.resnet",
 )

@@ -14,6 +14,7 @@ import pytest
 
 from agents import cli, config
 from agents.errors import StorageError
+from configs.ddpg import DDPGConfig
 from configs.dqn import DQNConfig
 from configs.loader import docs
 from configs.run import RunConfig
@@ -142,12 +143,16 @@ def test_play(recorder: Recorder, tell: Told, tmp_path: Path) -> None:
 def test_list_presets(tell: Told) -> None:
     code, out, _ = tell("list", "presets")
     assert code == 0
-    assert [line.split()[1] for line in out.splitlines()] == [
-        "default",
-        "classic",
-        "dqn2013",
-        "nature",
-        "rainbow",
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["dqn", "default"],
+        ["dqn", "classic"],
+        ["dqn", "dqn2013"],
+        ["dqn", "nature"],
+        ["dqn", "rainbow"],
+        ["ddpg", "default"],
+        ["ddpg", "paper-pixels"],
+        ["ddpg", "paper-state"],
+        ["ddpg", "pixels"],
     ]
 
 
@@ -272,14 +277,24 @@ def test_ctrl_c(recorder: Recorder, tell: Told) -> None:
     assert tell("train", "dqn") == (130, "", "agents: stopped\n")
 
 
-def test_help_of_an_algorithm_explains_every_option(tell: Told) -> None:
-    code, out, _ = tell("train", "dqn", "--help")
+@pytest.mark.parametrize(("algorithm", "options"), [("dqn", DQNConfig), ("ddpg", DDPGConfig)])
+def test_help_of_an_algorithm_explains_every_option(
+    tell: Told, algorithm: str, options: type
+) -> None:
+    code, out, _ = tell("train", algorithm, "--help")
     assert code == 0
     text = " ".join(out.split())
-    for kind in (RunConfig, EnvConfig, DQNConfig):
+    for kind in (RunConfig, EnvConfig, options):
         for name, meaning in docs(kind).items():
             assert f"--{name.replace('_', '-')}" in out
             assert meaning in text
+
+
+def test_help_tells_the_preset_that_the_environment_may_choose(tell: Told) -> None:
+    for algorithm, what in (("dqn", "vectors takes classic"), ("ddpg", "images takes pixels")):
+        out = tell("train", algorithm, "--help")[1]
+        assert f"observations are {what}" in " ".join(out.split())
+        assert "those of the preset default" in " ".join(out.split())
 
 
 def test_help_shows_the_defaults_of_the_preset(tell: Told) -> None:
@@ -289,7 +304,15 @@ def test_help_shows_the_defaults_of_the_preset(tell: Told) -> None:
     assert "--noisy, --no-noisy" in shown["rainbow"]
 
 
-HELPS = ["", "--help", "train --help", "train dqn --help", "eval --help", "play --help"]
+HELPS = [
+    "",
+    "--help",
+    "train --help",
+    "train dqn --help",
+    "train ddpg --help",
+    "eval --help",
+    "play --help",
+]
 
 LIGHT = f"""
 import sys

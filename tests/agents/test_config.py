@@ -26,6 +26,9 @@ def test_defaults_then_preset_then_overrides() -> None:
 def test_observations_choose_the_preset_where_none_is_named(image: bool, preset: str) -> None:
     assert config.resolve("dqn", None, {}, image=image).preset == preset
     assert config.resolve("dqn", "rainbow", {}, image=image).preset == "rainbow"
+    continuous = config.resolve("ddpg", None, {}, image=image)
+    assert continuous.preset == {True: "pixels", False: "default"}[image]
+    assert type(continuous.agent).__name__ == "DDPGConfig"
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,9 @@ def test_a_run_too_short_to_learn_says_so(tmp_path: Path) -> None:
 
 
 def test_continuous_actions_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="dqn needs discrete actions and Pendulum-v1 takes Box"):
+    with pytest.raises(
+        ValueError, match="dqn needs discrete actions and Pendulum-v1 takes Box.*use ddpg"
+    ):
         begin.create("dqn", None, {"env": "Pendulum-v1", "out": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 import pytest
 
 import configs
-from configs import dqn, run
+from configs import ddpg, dqn, run
+from configs.ddpg import DDPGConfig
 from configs.dqn import DQNConfig
 from configs.loader import docs
 from configs.run import RunConfig
@@ -16,11 +17,15 @@ from envs.config import EnvConfig
 ALL = [(a, p) for a in configs.algorithms() for p in configs.presets(a)]
 
 
+CONFIGS = {"dqn": (DQNConfig, dqn.check), "ddpg": (DDPGConfig, ddpg.check)}
+
+
 @pytest.mark.parametrize(("algorithm", "preset"), ALL)
 def test_every_preset_loads(algorithm: str, preset: str) -> None:
     overrides = configs.load_preset(algorithm, preset)
-    agent, env, run_config = configs.apply((DQNConfig(), EnvConfig(), RunConfig()), overrides)
-    dqn.check(agent)
+    config, check = CONFIGS[algorithm]
+    agent, env, run_config = configs.apply((config(), EnvConfig(), RunConfig()), overrides)
+    check(agent)
     run.check(run_config)
     assert env.num_envs >= 1
     assert configs.summary(algorithm, preset)
@@ -28,15 +33,17 @@ def test_every_preset_loads(algorithm: str, preset: str) -> None:
 
 def test_the_shipped_presets() -> None:
     assert configs.presets("dqn") == ["default", "classic", "dqn2013", "nature", "rainbow"]
+    assert configs.presets("ddpg") == ["default", "paper-pixels", "paper-state", "pixels"]
 
 
-@pytest.mark.parametrize("config", [DQNConfig, EnvConfig, RunConfig])
+@pytest.mark.parametrize("config", [DDPGConfig, DQNConfig, EnvConfig, RunConfig])
 def test_every_field_is_explained(config: type) -> None:
     assert list(docs(config)) == [field.name for field in fields(config)]
 
 
-def test_names_are_unique_over_the_configs() -> None:
-    names = [field.name for config in (DQNConfig, EnvConfig, RunConfig) for field in fields(config)]
+@pytest.mark.parametrize("agent", [DDPGConfig, DQNConfig])
+def test_names_are_unique_over_the_configs(agent: type) -> None:
+    names = [field.name for config in (agent, EnvConfig, RunConfig) for field in fields(config)]
     assert len(names) == len(set(names))
 
 
@@ -96,6 +103,58 @@ def test_dqn2013_has_no_target_network_to_speak_of() -> None:
 def test_ranges_of_dqn(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         dqn.check(replace(DQNConfig(batch_size=32), **change))  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def ddpg_preset(name: str) -> tuple[DDPGConfig, EnvConfig]:
+    overrides = configs.load_preset("ddpg", name)
+    agent, env, _ = configs.apply((DDPGConfig(), EnvConfig(), RunConfig()), overrides)
+    return agent, env
+
+
+@pytest.mark.parametrize("name", ["paper-state", "paper-pixels"])
+def test_the_papers_ddpg_is_section_7(name: str) -> None:
+    agent, env = ddpg_preset(name)
+    assert (agent.actor_learning_rate, agent.critic_learning_rate) == (1e-4, 1e-3)
+    assert (agent.critic_l2, agent.gamma, agent.tau) == (1e-2, 0.99, 0.001)
+    assert (agent.noise, agent.ou_theta, agent.noise_start, agent.noise_final) == (
+        "ou", 0.15, 0.2, 0.2,
+    )  # fmt: skip
+    assert agent.replay_capacity == 1_000_000
+    assert (agent.n_step, agent.priority_alpha, agent.policy_every) == (1, 0.0, 1)
+    assert not agent.twin and agent.target_noise == 0 and agent.random_steps == 0
+    assert (env.num_envs, agent.update_every) == (1, 1)
+
+
+def test_the_papers_networks() -> None:
+    agent, _ = ddpg_preset("paper-state")
+    assert (agent.hidden, agent.hidden_second, agent.action_layer) == (400, 300, 2)
+    assert (agent.batch_size, agent.final_init, agent.batch_norm) == (64, 3e-3, True)
+    agent, env = ddpg_preset("paper-pixels")
+    assert (agent.hidden, agent.hidden_second, agent.shared_encoder) == (200, 200, False)
+    assert (agent.batch_size, agent.final_init) == (16, 3e-4)
+    assert (env.size, env.action_repeat, env.render_repeats, env.pixels) == (64, 3, True, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tau": 0.0}, "tau is 0.0; it must lie in (0, 1]"),
+        ({"policy_every": 0}, "policy_every is 0; it must be at least 1"),
+        ({"gamma": 1.5}, "gamma is 1.5; it must lie in [0, 1]"),
+        ({"actor_learning_rate": 0.0}, "actor_learning_rate is 0.0; it must be above 0"),
+        ({"target_noise": -0.1}, "target_noise is -0.1; it must be 0 or more"),
+        ({"update_every": 0.0}, "update_every is 0.0; it must be at least 0.001"),
+        ({"replay_capacity": 16}, "batch_size is 256; it must not exceed replay_capacity, 16"),
+        (
+            {"batch_norm": True, "layer_norm": True},
+            "batch_norm and layer_norm are both on; take one of them",
+        ),
+    ],
+)
+def test_ranges_of_ddpg(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        ddpg.check(replace(DDPGConfig(), **change))  # type: ignore[arg-type]
     assert str(caught.value) == message
 
 

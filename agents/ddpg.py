@@ -1,0 +1,388 @@
+"""DDPG and its extensions by independent switches: losses, networks, agent.
+
+Deterministic policy gradients (Silver et al. 2014) with deep networks (Lillicrap et al. 2015); twin
+critics, delayed and smoothed targets (Fujimoto et al. 2018: with all three it is TD3); from pixels,
+random shifts (Yarats et al. 2021) and one encoder that the critic alone teaches (Yarats et al.
+2022, DrQ-v2). The options are `configs.ddpg.DDPGConfig`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.exploration import Noise
+from agents.graph import Forward
+from agents.linear import Linear
+from agents.perception import learnable, perceive
+from agents.polyak import polyak
+from agents.precision import computes_bf16
+from configs.ddpg import DDPGConfig, check
+from replay import Batch
+from vision import initialise
+from vision.augment import random_shift
+
+if TYPE_CHECKING:
+    from agents.session import Session
+
+# ---------------------------------------------------------------------------------------- losses
+
+
+def td_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
+    """The value to learn, (B,): r + discount * the least of next_q (K, B) over the K critics.
+
+    Lillicrap et al. 2015, algorithm 1, for one critic; Fujimoto et al. 2018, equation 10, for two.
+    """
+    return reward + discount * next_q.amin(0)
+
+
+def critic_loss(error: Tensor) -> Tensor:
+    """Per-sample loss (B,) of the critics' errors (K, B): the sum of their squares."""
+    return error.square().sum(0)
+
+
+def smooth(action: Tensor, noise: Tensor, clip: float) -> Tensor:
+    """A target's action (B, A) with noise, clipped to ±clip, within [-1, 1].
+
+    Fujimoto et al. 2018, equation 14.
+    """
+    return (action + noise.clamp(-clip, clip)).clamp(-1, 1)
+
+
+# -------------------------------------------------------------------------------------- networks
+
+
+class Layers(nn.Module):
+    """What actor and critic have in common: trunk, two hidden layers, last layer.
+
+    With `action` units, the action enters the layer that the config names. `forward` computes in
+    the type of the features; its last layer in float32.
+    """
+
+    def __init__(self, config: DDPGConfig, features: int, out: int, action: int = 0) -> None:
+        super().__init__()
+        first, second = config.hidden, config.hidden_second or config.hidden
+        is_actor = action == 0
+        self.action_first = config.action_layer == 1
+        self.trunk: nn.Module = nn.Identity()
+        if config.trunk:
+            self.trunk = nn.Sequential(
+                Linear(features, config.trunk), nn.LayerNorm(config.trunk), nn.Tanh()
+            )
+            features = config.trunk
+        self.first = Linear(features + action * self.action_first, first)
+        self.second = Linear(first + action * (not self.action_first), second)
+        self.last = nn.Linear(second, out)
+        self.scale: nn.Module = nn.Identity()
+        self.norms = nn.ModuleList([nn.Identity(), nn.Identity()])
+        if config.layer_norm:
+            self.norms = nn.ModuleList([nn.LayerNorm(first), nn.LayerNorm(second)])
+        if config.batch_norm:
+            self.scale = nn.BatchNorm1d(features)
+            before_action = not self.action_first
+            self.norms = nn.ModuleList(
+                [
+                    nn.BatchNorm1d(first) if is_actor or before_action else nn.Identity(),
+                    nn.BatchNorm1d(second) if is_actor else nn.Identity(),
+                ]
+            )
+        initialise(self, config.init)
+        if config.final_init:
+            nn.init.uniform_(self.last.weight, -config.final_init, config.final_init)
+            nn.init.uniform_(self.last.bias, -config.final_init, config.final_init)
+
+    def forward(self, feature: Tensor, action: Tensor | None = None) -> Tensor:
+        """(B, features), and for a critic (B, A) actions, -> (B, out) float32."""
+        x = self.scale(self.trunk(feature))
+        if action is not None:
+            action = action.to(x.dtype)
+        if action is not None and self.action_first:
+            x = torch.cat((x, action), 1)
+        x = torch.relu(self.norms[0](self.first(x)))
+        if action is not None and not self.action_first:
+            x = torch.cat((x, action), 1)
+        x = torch.relu(self.norms[1](self.second(x)))
+        out: Tensor = self.last(x.float())
+        return out
+
+
+class ActorCritic(nn.Module):
+    """Encoder, actor and critics; online and target have one each.
+
+    `forward` is the policy. With `bf16` all but the last layers computes in bfloat16.
+    """
+
+    def __init__(
+        self,
+        config: DDPGConfig,
+        observation_shape: tuple[int, ...],
+        action_size: int,
+        bf16: bool = False,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        self.bf16 = bf16
+        self.encoder, self.report = perceive(config, observation_shape, config.init, pretrained)
+        self.eye = None if config.shared_encoder else copy.deepcopy(self.encoder)
+        if self.eye is not None and not config.encoder_weights:
+            self.eye, _ = perceive(config, observation_shape, config.init)
+        size = self.encoder.feature_dim
+        self.actor = Layers(config, size, action_size)
+        count = 2 if config.twin else 1
+        self.critics = nn.ModuleList(
+            Layers(config, size, 1, action=action_size) for _ in range(count)
+        )
+
+    def see(self, observation: Tensor) -> Tensor:
+        """Features (B, feature_dim) for the critics, of (B, *observation_shape)."""
+        return self._see(self.encoder, observation)
+
+    def policy(self, observation: Tensor, feature: Tensor | None = None) -> Tensor:
+        """Actions (B, A) in [-1, 1]; `feature` spares a shared encoder, and nothing teaches it."""
+        if self.eye is not None:
+            feature = self._see(self.eye, observation)
+        elif feature is None:
+            feature = self.see(observation)
+        return torch.tanh(self.actor(feature))
+
+    def q(self, feature: Tensor, action: Tensor) -> Tensor:
+        """Values (K, B) of the K critics."""
+        return torch.stack([critic(feature, action).squeeze(1) for critic in self.critics])
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """(B, *observation_shape) -> actions (B, A) in [-1, 1]."""
+        return self.policy(observation)
+
+    def _see(self, encoder: nn.Module, observation: Tensor) -> Tensor:
+        with torch.autocast(observation.device.type, torch.bfloat16, enabled=self.bf16):
+            feature: Tensor = encoder(observation)
+        return feature.to(torch.bfloat16) if self.bf16 else feature
+
+
+# ----------------------------------------------------------------------------------------- agent
+
+
+class DDPG:
+    """The agent: acts on stacked observations, learns from batches, knows nothing else.
+
+    observation_shape  of the stacked observation: (stack * C, H, W), or (D,)
+    action_size        actions are (A,) within [-1, 1]
+    seed               of the initial weights, the exploration and the noise
+    pretrained         read `encoder_weights`, where the config names any; `report` tells of them
+    """
+
+    def __init__(
+        self,
+        config: DDPGConfig,
+        observation_shape: tuple[int, ...],
+        action_size: int,
+        *,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        pretrained: bool = True,
+    ) -> None:
+        check(config)
+        if config.random_shift and len(observation_shape) != 3:
+            raise ValueError(
+                f"random_shift is {config.random_shift}; it moves images, and observations are "
+                f"vectors of {observation_shape}: set it to 0"
+            )
+        self.config, self.action_size = config, action_size
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            bf16 = computes_bf16(config.precision, self.device)
+            online = ActorCritic(config, observation_shape, action_size, bf16, pretrained)
+        self.report = online.report
+        self.online = online.to(self.device).eval()
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.explorer = np.random.Generator(np.random.PCG64(seed))
+        self.noise = Noise(config.noise, config.ou_theta)
+        self.critic_parts = nn.ModuleDict({"eye": online.encoder, "heads": online.critics})
+        self.actor_parts = nn.ModuleDict({"head": online.actor})
+        if online.eye is not None:
+            self.actor_parts["eye"] = online.eye
+        on_gpu = self.device.type == "cuda"
+        self.critic_optimizer = torch.optim.Adam(
+            learnable(config, online.encoder, self.critic_parts),
+            config.critic_learning_rate,
+            weight_decay=config.critic_l2,
+            fused=True,
+            capturable=on_gpu,
+        )
+        self.actor_optimizer = torch.optim.Adam(
+            [p for p in self.actor_parts.parameters() if p.requires_grad],
+            config.actor_learning_rate,
+            fused=True,
+            capturable=on_gpu,
+        )
+        self._actor_loss = torch.zeros((), device=self.device)
+        self._policy = Forward(self._best)
+        self.updates = 0
+        self.sigma = config.noise_start
+        self.beta = config.priority_beta
+        self._random = config.random_steps > 0
+
+    @staticmethod
+    def on(env: str, *, preset: str | None = None, **options: Any) -> Session:
+        """A run on an environment, by name: `DDPG.on("Pendulum-v1").learn(20_000)`.
+
+        Options are the command line's, by field name; see `agents.session.Session`.
+        """
+        from agents.session import create
+
+        return create("ddpg", preset, {"env": env, **options})
+
+    def anneal(self, step: int, steps: int) -> dict[str, float]:
+        """Set exploration and importance correction for agent step `step` of `steps`."""
+        config = self.config
+        done = min(1.0, step / config.noise_steps) if config.noise_steps else 1.0
+        self.sigma = config.noise_start + done * (config.noise_final - config.noise_start)
+        self.beta = config.priority_beta + min(1.0, step / steps) * (1 - config.priority_beta)
+        self._random = step < config.random_steps
+        return {"noise": self.sigma, "beta": self.beta}
+
+    def act(
+        self,
+        observation: Tensor,
+        *,
+        explore: bool = True,
+        epsilon: float = 0.0,
+        explorer: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Actions (B, A) float32 in [-1, 1] for observations (B, *observation_shape).
+
+        With `explore` False there is no noise, and `epsilon` is the share of uniformly random
+        actions, which `explorer` draws where it is given, so that an evaluation leaves training's
+        random numbers alone. Networks are in eval mode here, always.
+        """
+        draw = explorer or self.explorer
+        shape = len(observation), self.action_size
+        if explore and self._random:
+            return draw.uniform(-1, 1, shape).astype(np.float32)
+        action = self._policy(observation.to(self.device)).cpu().numpy()
+        if explore:
+            action = (action + self.noise(shape, self.sigma, draw)).clip(-1, 1)
+        elif epsilon:
+            random = draw.random((len(observation), 1)) < epsilon
+            action = np.where(random, draw.uniform(-1, 1, shape), action)
+        return np.asarray(action, np.float32)
+
+    @torch.inference_mode()
+    def _best(self, observation: Tensor) -> Tensor:
+        return self.online.policy(observation)
+
+    @torch.inference_mode()
+    def values(self, observation: Tensor) -> Tensor:
+        """Values (B, 1) float32 of the policy's own actions: the least of the critics'."""
+        observation = observation.to(self.device)
+        feature = self.online.see(observation)
+        action = self.online.policy(observation, feature)
+        return self.online.q(feature, action).amin(0)[:, None]
+
+    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step; returns metrics and each sample's error (B,), both detached."""
+        found = self.learn(batch)
+        self.advance()
+        return found
+
+    @property
+    def course(self) -> int:
+        """1 where the next update is one of actor and targets, too; see `agents.graph.Learner`."""
+        return int((self.updates + 1) % self.config.policy_every == 0)
+
+    def advance(self) -> None:
+        """Count an update that `learn` made."""
+        self.updates += 1
+
+    def learn(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """`update` but for its counting: nothing waits for the device, so a graph can capture it.
+
+        The importance weight multiplies the loss, not the error (Schaul et al. 2016, section 3.4).
+        """
+        online, config = self.online, self.config
+        observation, following = batch.observation, batch.next_observation
+        if config.random_shift:
+            observation = random_shift(observation, config.random_shift, self.generator)
+            following = random_shift(following, config.random_shift, self.generator)
+        target = self._target(following, batch.reward, batch.discount)
+
+        self.critic_parts.train()
+        feature = online.see(observation)
+        q = online.q(feature, batch.action)
+        self.critic_parts.eval()
+        error = target - q
+        loss = (batch.weight * critic_loss(error)).mean()
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic_optimizer.step()
+
+        if self.course:
+            self._improve(observation, feature.detach())
+            polyak(self.target, online, config.tau)
+        metrics = {"loss": loss.detach(), "q": q.detach().mean(), "actor_loss": self._actor_loss}
+        return metrics, error.detach().abs().mean(0)
+
+    def _improve(self, observation: Tensor, feature: Tensor) -> None:
+        """One step of the actor up the first critic's slope; `feature` is the shared encoder's.
+
+        Lillicrap et al. 2015, equation 6; the first of two critics as in Fujimoto et al. 2018.
+        """
+        online = self.online
+        self.critic_parts.requires_grad_(False)
+        self.actor_parts.train()
+        action = online.policy(observation, feature)
+        self.actor_parts.eval()
+        loss = -online.critics[0](feature, action).mean()
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.actor_optimizer.step()
+        self.critic_parts.requires_grad_(True)
+        if online.encoder.frozen:
+            online.encoder.requires_grad_(False)
+        self._actor_loss.copy_(loss.detach())
+
+    @torch.no_grad()
+    def _target(self, following: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+        config, target = self.config, self.target
+        feature = target.see(following)
+        action = target.policy(following, feature)
+        if config.target_noise:
+            noise = torch.randn(action.shape, generator=self.generator, device=self.device)
+            action = smooth(action, config.target_noise * noise, config.target_noise_clip)
+        return td_target(reward, discount, target.q(feature, action))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning and acting depend on: tensors, numbers and strings in dicts."""
+        return {
+            "online": self.online.state_dict(),
+            "target": self.target.state_dict(),
+            "actor_optimizer": self.actor_optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "explorer": self.explorer.bit_generator.state,
+            "noise": torch.from_numpy(self.noise.state.copy()),
+            "actor_loss": self._actor_loss.clone(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a `state_dict` of the same configuration; RuntimeError where shapes differ."""
+        self.online.load_state_dict(state["online"])
+        self.target.load_state_dict(state["target"])
+        for name in ("actor_optimizer", "critic_optimizer"):
+            optimizer: torch.optim.Optimizer = getattr(self, name)
+            # it would share these tensors with whoever gave the state
+            optimizer.load_state_dict(copy.deepcopy(state[name]))
+            for group in optimizer.param_groups:  # saved on a device of another kind, perhaps
+                group["capturable"] = self.device.type == "cuda"
+        self.generator.set_state(state["generator"].cpu())
+        self.explorer.bit_generator.state = state["explorer"]
+        self.noise.state = state["noise"].cpu().numpy().copy()
+        self._actor_loss.copy_(state["actor_loss"])
+        self.updates = state["updates"]

@@ -1,0 +1,201 @@
+"""Continuous control as a whole: runs of ddpg, resumed, from pixels, refused, and learned."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import agents
+from agents import session
+from agents.evaluate import evaluate_run, play
+from envs import EnvFault, dmc
+
+TINY: dict[str, Any] = {
+    "env": "Pendulum-v1",
+    "hidden": 16,
+    "num_envs": 2,
+    "replay_capacity": 2_000,
+    "learning_starts": 40,
+    "random_steps": 40,
+    "batch_size": 8,
+    "update_every": 4,
+    "steps": 800,
+    "checkpoint_every": 400,
+    "eval_episodes": 2,
+    "log_every": 40,
+    "threads": 1,
+}
+PIXELS = {"pixels": True, "size": 24, "encoder_width": 0.1, "trunk": 8, "num_envs": 1}
+
+
+def start(out: Path, preset: str | None = "default", **options: Any) -> session.Session:
+    return session.create("ddpg", preset, {**TINY, "out": str(out), **options})
+
+
+@pytest.mark.parametrize(
+    "options", [{"noise": "ou", "priority_alpha": 0.6, "n_step": 3}, {"update_every": 1.0}]
+)
+def test_killed_and_resumed_goes_on_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
+    whole = start(tmp_path, **options)
+    for _ in whole.ticks():
+        pass
+    killed = start(tmp_path, **options)
+    for tick in killed.ticks():
+        if tick.step == 400:
+            killed.save()
+        if tick.step == 600:  # what came after the checkpoint is lost
+            break
+    killed.close()
+    resumed = session.resume(killed.run_dir)
+    assert resumed.step == 400
+    for _ in resumed.ticks():
+        pass
+    pairs = zip(whole.agent.online.parameters(), resumed.agent.online.parameters(), strict=True)  # type: ignore[attr-defined]
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert resumed.updates == whole.updates > 0
+    assert torch.equal(whole.replay.latest(), resumed.replay.latest())  # type: ignore[arg-type]
+    whole.close()
+    resumed.close()
+
+
+def test_a_run_is_scored_and_acts_on_raw_observations(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    result = run.run(console=False)
+    run.close()
+    assert result["episodes"] == 2 and (run.run_dir / "result.json").exists()
+    lines = [json.loads(x) for x in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert {"score", "loss", "actor_loss", "noise"} <= {key for x in lines for key in x}
+    assert evaluate_run(run.run_dir, episodes=2)["episodes"] == 2
+    env, player = gymnasium.make("Pendulum-v1"), agents.load(run.run_dir)
+    observation, _ = env.reset(seed=0)
+    for _ in range(3):
+        action = player.act(observation)
+        assert env.action_space.contains(action)
+        observation = env.step(action)[0]
+    expected = player.agent.act(torch.as_tensor(observation)[None], explore=False)[0]
+    np.testing.assert_allclose(player.act(observation), 2 * expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "HalfCheetah", "dmc/reacher-easy"])
+def test_from_pixels(tmp_path: Path, env: str) -> None:
+    import av
+
+    pytest.importorskip("mujoco")
+    if env.startswith("dmc/") and not dmc.installed():
+        pytest.skip("needs dm_control")
+    run = start(tmp_path, None, env=env, **PIXELS, steps=120, max_episode_steps=30)
+    assert run.config.preset == "pixels" and run.env.frame_space.shape == (3, 24, 24)
+    assert run.env.stack == 3
+    run.run(console=False)
+    run.close()
+    assert run.updates > 10
+    told = play(run.run_dir, tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        stream = film.streams.video[0]
+        assert stream.height >= 420  # drawn anew in full size, not as the agent sees it
+        assert sum(1 for _ in film.decode(stream)) == told["lengths"][0]
+
+
+@pytest.mark.parametrize("preset", ["paper-state", "paper-pixels"])
+def test_the_papers_run(tmp_path: Path, preset: str) -> None:
+    pytest.importorskip("mujoco")
+    small = {key: TINY[key] for key in ("replay_capacity", "eval_episodes", "threads")}
+    options = {"steps": 110, "update_every": 4, "log_every": 40, "max_episode_steps": 50}
+    run = session.create(
+        "ddpg", preset, {"env": "InvertedPendulum", "out": str(tmp_path), **small, **options}
+    )
+    run.run(console=False)
+    run.close()
+    assert run.updates > 5
+
+
+def test_discrete_actions_name_dqn_and_continuous_ddpg(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ddpg needs continuous.*CartPole-v1.*Discrete.*use dqn"):
+        start(tmp_path, env="CartPole-v1")
+    with pytest.raises(ValueError, match="dqn needs discrete actions and Pendulum-v1.*use ddpg"):
+        session.create("dqn", None, {"env": "Pendulum-v1", "out": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []
+
+
+class Diverges(gymnasium.Env[Any, Any]):
+    """Returns NaN in every fourth episode; with `always`, in each."""
+
+    observation_space = spaces.Box(-9.0, 9.0, (2,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    always = False
+
+    def __init__(self) -> None:
+        self.episode, self.time = 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.episode, self.time = self.episode + 1, 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.time += 1
+        bad = self.time == 5 and (self.always or self.episode % 4 == 3)
+        value = np.nan if bad else self.time / 10
+        return np.float32([value, action[0]]), 1.0, False, self.time == 10, {}
+
+
+class AlwaysDiverges(Diverges):
+    always = True
+
+
+def test_episodes_that_diverge_are_dropped_counted_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path, env="tests.agents.test_control:Diverges", steps=400)
+    run.run()
+    run.close()
+    told = capsys.readouterr().err
+    assert "(2): lane" in told and "observation[0] is nan" in told
+    lines = [json.loads(x) for x in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert max(line.get("episodes_dropped", 0) for line in lines) >= 8
+    assert {line["score"] for line in lines if "length" in line} == {10.0}
+    batch = run.replay.sample(256, 1.0)
+    for seen in (batch.observation, batch.next_observation):
+        assert torch.isfinite(seen).all()  # type: ignore[arg-type]
+    # where an episode was dropped, nothing leads from it into the next one
+    start_of, end = batch.observation[:, 0], batch.next_observation[:, 0]  # type: ignore[index]
+    torch.testing.assert_close(end - start_of, torch.full((256,), 0.1))
+
+
+def test_three_in_a_row_stop_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+    run = start(tmp_path, env="tests.agents.test_control:AlwaysDiverges")
+    with pytest.raises(EnvFault, match="is nan.*so ended 3 episodes in a row"):
+        run.run(console=False)
+    run.close()
+    assert session.resume(run.run_dir).step == run.step
+
+
+def test_pendulum_is_learned(tmp_path: Path) -> None:
+    """Mean return of at least -250 over 20 episodes; standing still is about -1,200."""
+    begin = time.perf_counter()
+    ddpg = agents.DDPG.on(
+        "Pendulum-v1",
+        out=str(tmp_path),
+        steps=6_000,
+        random_steps=1_000,
+        learning_starts=1_000,
+        noise_steps=5_000,
+        batch_size=128,
+        actor_learning_rate=1e-3,
+        critic_learning_rate=1e-3,
+        hidden=128,
+        eval_episodes=20,
+        threads=1,
+    )
+    ddpg.learn(console=False)
+    ddpg.close()
+    result = json.loads((ddpg.run_dir / "result.json").read_text())
+    print(f"Pendulum-v1: {result['text']}; {time.perf_counter() - begin:.0f} s")
+    assert result["mean"] >= -250

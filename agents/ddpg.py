@@ -306,10 +306,8 @@ class DDPG:
         The importance weight multiplies the loss, not the error (Schaul et al. 2016, section 3.4).
         """
         online, config = self.online, self.config
-        observation, following = batch.observation, batch.next_observation
-        if config.random_shift:
-            observation = random_shift(observation, config.random_shift, self.generator)
-            following = random_shift(following, config.random_shift, self.generator)
+        observation = self._shifted(batch.observation)
+        following = self._shifted(batch.next_observation)
         target = self._target(following, batch.reward, batch.discount)
 
         self.critic_parts.train()
@@ -328,7 +326,20 @@ class DDPG:
         metrics = {"loss": loss.detach(), "q": q.detach().mean(), "actor_loss": self._actor_loss}
         return metrics, error.detach().abs().mean(0)
 
-    def _improve(self, observation: Tensor, feature: Tensor) -> None:
+    def _shifted(self, observation: Any) -> Any:
+        """The observation with its images moved at random, where the config says so."""
+        pixels = self.config.random_shift
+        if not pixels:
+            return observation
+        if isinstance(observation, dict):
+            return {name: self._shifted(part) for name, part in observation.items()}
+        return (
+            random_shift(observation, pixels, self.generator)
+            if observation.ndim == 4
+            else (observation)
+        )
+
+    def _improve(self, observation: Any, feature: Tensor) -> None:
         """One step of the actor up the first critic's slope; `feature` is the shared encoder's.
 
         Lillicrap et al. 2015, equation 6; the first of two critics as in Fujimoto et al. 2018.
@@ -348,7 +359,7 @@ class DDPG:
         self._actor_loss.copy_(loss.detach())
 
     @torch.no_grad()
-    def _target(self, following: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+    def _target(self, following: Any, reward: Tensor, discount: Tensor) -> Tensor:
         config, target = self.config, self.target
         feature = target.see(following)
         action = target.policy(following, feature)

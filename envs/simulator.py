@@ -47,15 +47,12 @@ class Simulator(gymnasium.Wrapper[Any, Any, Any, Any]):
     MUJOCO_LOG.TXT, in the working folder. Here `step` raises Diverged, and no file is written.
     """
 
+    render_mode = "rgb_array"
+
     def __init__(self, env: gymnasium.Env[Any, Any], camera: str = "") -> None:
         super().__init__(env)
         self._camera = camera
         self._renderer: Any = None
-
-    @property
-    def render_mode(self) -> str:
-        """Pictures, always."""
-        return "rgb_array"
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         returned = self.env.reset(**options)

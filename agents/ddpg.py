@@ -9,6 +9,7 @@ random shifts (Yarats et al. 2021) and one encoder that the critic alone teaches
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from torch import Tensor, nn
 
 from agents.exploration import Noise
 from agents.graph import Forward
-from agents.linear import Linear
-from agents.perception import learnable, perceive
+from agents.heads import Layers
+from agents.perception import Eyes, features, images, learnable, perceive
 from agents.polyak import polyak
 from agents.precision import computes_bf16
 from configs.ddpg import DDPGConfig, check
-from replay import Batch
-from vision import initialise
+from replay import Batch, Observation
+from replay.types import Shape, count, move
 from vision.augment import random_shift
 
 if TYPE_CHECKING:
@@ -56,60 +57,6 @@ def smooth(action: Tensor, noise: Tensor, clip: float) -> Tensor:
 # -------------------------------------------------------------------------------------- networks
 
 
-class Layers(nn.Module):
-    """What actor and critic have in common: trunk, two hidden layers, last layer.
-
-    With `action` units, the action enters the layer that the config names. `forward` computes in
-    the type of the features; its last layer in float32.
-    """
-
-    def __init__(self, config: DDPGConfig, features: int, out: int, action: int = 0) -> None:
-        super().__init__()
-        first, second = config.hidden, config.hidden_second or config.hidden
-        is_actor = action == 0
-        self.action_first = config.action_layer == 1
-        self.trunk: nn.Module = nn.Identity()
-        if config.trunk:
-            self.trunk = nn.Sequential(
-                Linear(features, config.trunk), nn.LayerNorm(config.trunk), nn.Tanh()
-            )
-            features = config.trunk
-        self.first = Linear(features + action * self.action_first, first)
-        self.second = Linear(first + action * (not self.action_first), second)
-        self.last = nn.Linear(second, out)
-        self.scale: nn.Module = nn.Identity()
-        self.norms = nn.ModuleList([nn.Identity(), nn.Identity()])
-        if config.layer_norm:
-            self.norms = nn.ModuleList([nn.LayerNorm(first), nn.LayerNorm(second)])
-        if config.batch_norm:
-            self.scale = nn.BatchNorm1d(features)
-            before_action = not self.action_first
-            self.norms = nn.ModuleList(
-                [
-                    nn.BatchNorm1d(first) if is_actor or before_action else nn.Identity(),
-                    nn.BatchNorm1d(second) if is_actor else nn.Identity(),
-                ]
-            )
-        initialise(self, config.init)
-        if config.final_init:
-            nn.init.uniform_(self.last.weight, -config.final_init, config.final_init)
-            nn.init.uniform_(self.last.bias, -config.final_init, config.final_init)
-
-    def forward(self, feature: Tensor, action: Tensor | None = None) -> Tensor:
-        """(B, features), and for a critic (B, A) actions, -> (B, out) float32."""
-        x = self.scale(self.trunk(feature))
-        if action is not None:
-            action = action.to(x.dtype)
-        if action is not None and self.action_first:
-            x = torch.cat((x, action), 1)
-        x = torch.relu(self.norms[0](self.first(x)))
-        if action is not None and not self.action_first:
-            x = torch.cat((x, action), 1)
-        x = torch.relu(self.norms[1](self.second(x)))
-        out: Tensor = self.last(x.float())
-        return out
-
-
 class ActorCritic(nn.Module):
     """Encoder, actor and critics; online and target have one each.
 
@@ -119,7 +66,7 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         config: DDPGConfig,
-        observation_shape: tuple[int, ...],
+        observation_shape: Shape,
         action_size: int,
         bf16: bool = False,
         pretrained: bool = True,
@@ -137,14 +84,14 @@ class ActorCritic(nn.Module):
             Layers(config, size, 1, action=action_size) for _ in range(count)
         )
 
-    def see(self, observation: Tensor) -> Tensor:
+    def see(self, observation: Observation) -> Tensor:
         """Features (B, feature_dim) for the critics, of (B, *observation_shape)."""
-        return self._see(self.encoder, observation)
+        return see(self.encoder, observation, self.bf16)
 
-    def policy(self, observation: Tensor, feature: Tensor | None = None) -> Tensor:
+    def policy(self, observation: Observation, feature: Tensor | None = None) -> Tensor:
         """Actions (B, A) in [-1, 1]; `feature` spares a shared encoder, and nothing teaches it."""
         if self.eye is not None:
-            feature = self._see(self.eye, observation)
+            feature = see(self.eye, observation, self.bf16)
         elif feature is None:
             feature = self.see(observation)
         return torch.tanh(self.actor(feature))
@@ -153,14 +100,39 @@ class ActorCritic(nn.Module):
         """Values (K, B) of the K critics."""
         return torch.stack([critic(feature, action).squeeze(1) for critic in self.critics])
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Observation) -> Tensor:
         """(B, *observation_shape) -> actions (B, A) in [-1, 1]."""
         return self.policy(observation)
 
-    def _see(self, encoder: nn.Module, observation: Tensor) -> Tensor:
-        with torch.autocast(observation.device.type, torch.bfloat16, enabled=self.bf16):
-            feature: Tensor = encoder(observation)
-        return feature.to(torch.bfloat16) if self.bf16 else feature
+
+class Policy(nn.Module):
+    """An ActorCritic's policy alone, with the encoder that it sees by."""
+
+    def __init__(self, whole: ActorCritic) -> None:
+        super().__init__()
+        self.encoder: Eyes = whole.eye or whole.encoder
+        self.actor = whole.actor
+        self.bf16 = whole.bf16
+
+    def forward(self, observation: Observation) -> Tensor:
+        """(B, *observation_shape) -> actions (B, A) in [-1, 1]."""
+        return torch.tanh(self.actor(see(self.encoder, observation, self.bf16)))
+
+    def arithmetic(self) -> torch.autocast:
+        """A context in which the encoder computes as it is to."""
+        return arithmetic(self.encoder, self.bf16)
+
+
+def see(encoder: Eyes, observation: Observation, bf16: bool) -> Tensor:
+    """Features (B, feature_dim) of observations, in bfloat16 or float32."""
+    with arithmetic(encoder, bf16):
+        feature: Tensor = encoder(observation)
+    return feature.to(torch.bfloat16) if bf16 else feature
+
+
+def arithmetic(encoder: Eyes, bf16: bool) -> torch.autocast:
+    """A context in which the encoder computes as it is to."""
+    return torch.autocast(next(encoder.buffers()).device.type, torch.bfloat16, enabled=bf16)
 
 
 # ----------------------------------------------------------------------------------------- agent
@@ -178,7 +150,7 @@ class DDPG:
     def __init__(
         self,
         config: DDPGConfig,
-        observation_shape: tuple[int, ...],
+        observation_shape: Shape,
         action_size: int,
         *,
         device: str | torch.device = "cpu",
@@ -186,7 +158,9 @@ class DDPG:
         pretrained: bool = True,
     ) -> None:
         check(config)
-        if config.random_shift and len(observation_shape) != 3:
+        of = observation_shape
+        shapes = list(of.values()) if isinstance(of, dict) else [of]
+        if config.random_shift and all(len(shape) != 3 for shape in shapes):
             raise ValueError(
                 f"random_shift is {config.random_shift}; it moves images, and observations are "
                 f"vectors of {observation_shape}: set it to 0"
@@ -234,7 +208,7 @@ class DDPG:
 
         Options are the command line's, by field name; see `agents.session.Session`.
         """
-        from agents.session import create
+        from agents.start import create
 
         return create("ddpg", preset, {"env": env, **options})
 
@@ -249,7 +223,7 @@ class DDPG:
 
     def act(
         self,
-        observation: Tensor,
+        observation: Observation,
         *,
         explore: bool = True,
         epsilon: float = 0.0,
@@ -262,28 +236,45 @@ class DDPG:
         random numbers alone. Networks are in eval mode here, always.
         """
         draw = explorer or self.explorer
-        shape = len(observation), self.action_size
+        shape = count(observation), self.action_size
         if explore and self._random:
             return draw.uniform(-1, 1, shape).astype(np.float32)
-        action = self._policy(observation.to(self.device)).cpu().numpy()
+        action = self._policy(move(observation, self.device)).cpu().numpy()
         if explore:
             action = (action + self.noise(shape, self.sigma, draw)).clip(-1, 1)
         elif epsilon:
-            random = draw.random((len(observation), 1)) < epsilon
+            random = draw.random((shape[0], 1)) < epsilon
             action = np.where(random, draw.uniform(-1, 1, shape), action)
         return np.asarray(action, np.float32)
 
     @torch.inference_mode()
-    def _best(self, observation: Tensor) -> Tensor:
+    def _best(self, observation: Observation) -> Tensor:
         return self.online.policy(observation)
 
     @torch.inference_mode()
-    def values(self, observation: Tensor) -> Tensor:
+    def values(self, observation: Observation) -> Tensor:
         """Values (B, 1) float32 of the policy's own actions: the least of the critics'."""
-        observation = observation.to(self.device)
+        observation = move(observation, self.device)
         feature = self.online.see(observation)
         action = self.online.policy(observation, feature)
         return self.online.q(feature, action).amin(0)[:, None]
+
+    @torch.inference_mode()
+    def encode(self, observation: Observation) -> dict[str, Tensor]:
+        """Features (B, F) of each image, which every method takes in the image's place."""
+        with arithmetic(self.online.encoder, self.online.bf16):
+            return features(self.online.encoder, move(observation, self.device))
+
+    def explained(self, action: Tensor) -> tuple[nn.Module, Eyes, Callable[[Tensor], Tensor]]:
+        """What an explanation of `action` (B, A) is of: the policy, its encoder, and how far (B, 1)
+        what the policy gives leans to that action, before tanh flattens it."""
+
+        def lean(out: Tensor) -> Tensor:
+            before = torch.atanh(out.clamp(-1 + 1e-6, 1 - 1e-6))
+            return (before * action.sign()).sum(1, keepdim=True)
+
+        policy = Policy(self.online)
+        return policy, policy.encoder, lean
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step; returns metrics and each sample's error (B,), both detached."""
@@ -333,11 +324,8 @@ class DDPG:
             return observation
         if isinstance(observation, dict):
             return {name: self._shifted(part) for name, part in observation.items()}
-        return (
-            random_shift(observation, pixels, self.generator)
-            if observation.ndim == 4
-            else (observation)
-        )
+        is_image = observation.ndim == 4
+        return random_shift(observation, pixels, self.generator) if is_image else observation
 
     def _improve(self, observation: Any, feature: Tensor) -> None:
         """One step of the actor up the first critic's slope; `feature` is the shared encoder's.
@@ -354,8 +342,9 @@ class DDPG:
         loss.backward()
         self.actor_optimizer.step()
         self.critic_parts.requires_grad_(True)
-        if online.encoder.frozen:
-            online.encoder.requires_grad_(False)
+        for encoder in images(online.encoder).values():
+            if encoder.frozen:
+                encoder.requires_grad_(False)
         self._actor_loss.copy_(loss.detach())
 
     @torch.no_grad()

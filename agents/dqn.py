@@ -9,6 +9,7 @@ al. 2018), the return's distribution (Bellemare et al. 2017); all of them at onc
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from agents.graph import Forward
 from agents.linear import Linear
 from agents.noisy import NoisyLinear, resample, silence
-from agents.perception import features, learnable, perceive
+from agents.perception import Eyes, features, learnable, perceive
 from agents.precision import computes_bf16
 from agents.rmsprop import CentredRMSprop
 from configs.dqn import DQNConfig, check
@@ -239,6 +240,13 @@ class DQN:
         """Features (B, F) of each image, which every method takes in the image's place."""
         with self.online.arithmetic():
             return features(self.online.encoder, move(observation, self.device))
+
+    def explained(self, action: Tensor) -> tuple[nn.Module, Eyes, Callable[[Tensor], Tensor]]:
+        """What an explanation of `action` (B,) is of: a network without noise, its encoder, and the
+        value (B, 1) of the action in what the network gives."""
+        silence(self.online)
+        q = self.online.q
+        return self.online, self.online.encoder, lambda out: q(out).gather(1, action[:, None])
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step; returns metrics and each sample's error (B,), both detached."""

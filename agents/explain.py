@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from agents import config
-from agents.dqn import QNetwork
 from agents.evaluate import Film, evaluation_epsilon, new_video, opened, summary
 from agents.loop import Agent, observation_field, rollout
-from agents.noisy import silence
-from agents.perception import features, images
+from agents.perception import Eyes, features, images
 from agents.player import load_agent
 from configs.loader import unknown
 from envs import make
@@ -35,24 +33,44 @@ _INK, _PAPER, _BAR, _CHOSEN = (230, 230, 230), 24, (90, 110, 130), (240, 170, 60
 def look(
     agent: Agent, observation: Observation, action: np.ndarray, camera: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where an agent looks for the value of each `action` (B,), and all its values.
+    """Where an agent looks for each `action`, (B,) or (B, A), and what stands beside it.
 
     observation  (B, C, H, W) images; of several parts, `camera` is the one to look at
-    Returns maps (B, H, W) float32 in [0, 1], each scaled by its greatest value, and values (B, A).
-    Grad-CAM on the encoder's last map (Selvaraju et al. 2017, equations 1 and 2).
+    Returns maps (B, H, W) float32 in [0, 1], each scaled by its greatest value, and (B, A): the
+    values of all discrete actions, or the continuous action itself. Grad-CAM on the encoder's last
+    map (Selvaraju et al. 2017, equations 1 and 2) of what the agent's `explained` names.
     """
-    network, x = _network(agent), move(observation, agent.device)
-    target = _value_of(network, torch.as_tensor(action, device=agent.device))
-    seeing, image, head = _sight(network, x, camera)
+    x = move(observation, agent.device)
+    network, encoder, target = agent.explained(torch.as_tensor(action, device=agent.device))
+    seeing, image, head = _sight(network, encoder, x, camera)
     cam = grad_cam(seeing, head, image, target, at="input", upsample=True)
     cam = cam / cam.amax((1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
-    return cam.cpu().numpy(), agent.values(x).cpu().numpy()
+    beside = agent.values(x).cpu().numpy() if action.ndim == 1 else action
+    return cam.cpu().numpy(), beside
+
+
+def picture_of(
+    agent: Agent,
+    observation: Observation,
+    action: np.ndarray,
+    picture: np.ndarray,
+    names: Sequence[str],
+    camera: str = "",
+) -> np.ndarray:
+    """A picture with what the agent looks at for the action of its first lane; see `still`."""
+    cam, beside = look(agent, observation, action, camera)
+    discrete = action.ndim == 1
+    labels = names if discrete else [f"action {i}" for i in range(action.shape[1])]
+    return still(picture, cam[0], beside[0], int(action[0]) if discrete else -1, labels)
 
 
 def still(
     picture: np.ndarray, cam: np.ndarray, values: np.ndarray, chosen: int, names: Sequence[str]
 ) -> np.ndarray:
-    """A picture (H, W, 3) uint8 with the map (h, w) over it and the action values beside it."""
+    """A picture (H, W, 3) uint8 with the map (h, w) over it and the action values beside it.
+
+    `chosen` is the number of the value that stands out; -1 for none.
+    """
     import cv2
 
     factor = max(1, -(-HEIGHT // picture.shape[0]))
@@ -133,8 +151,9 @@ def explain(
 
     Each picture is one that the agent acted on: the console's own in Atari, elsewhere the newest
     frame of the observation. Over it lies Grad-CAM of the value of the action taken, beside it
-    stand all action values. `threads` and `tell` are those of `evaluate_run`. Raises ValueError
-    where the agent sees no images.
+    stand all action values; of a policy's continuous action, Grad-CAM of its size, and the action.
+    `threads` and `tell` are those of `evaluate_run`. Raises ValueError where the agent sees no
+    images.
     """
     chosen = opened(folder, threads)
     atari = _is_atari(chosen)
@@ -152,8 +171,8 @@ def explain(
                 if not atari:
                     before = shown(observation, spec, camera)
                 if before is not None:  # the first picture of a console comes after a step
-                    cam, values = look(agent, observation, action, camera)
-                    film.add(still(before, cam[0], values[0], int(action[0]), env.action_names))
+                    names = env.action_names
+                    film.add(picture_of(agent, observation, action, before, names, camera))
                 before = env.render() if atari else None
                 played += ended
                 if ended and tell is not None:
@@ -193,18 +212,19 @@ def sanity(
                 break
     finally:
         env.close()
-    network, observations = _network(agent), move(_together(seen), agent.device)
-    best = agent.values(observations).argmax(1)
+    observations = move(_together(seen), agent.device)
+    best = agent.act(observations, explore=False, explorer=np.random.default_rng(seed))
+    network, _, target = agent.explained(torch.as_tensor(best, device=agent.device))
 
-    def cam(net: QNetwork) -> Tensor:
-        seeing, images, head = _sight(net, observations, camera)
-        return grad_cam(seeing, head, images, _value_of(net, best), at="input")
+    def cam(net: Any) -> Tensor:
+        seeing, images, head = _sight(net, net.encoder, observations, camera)
+        return grad_cam(seeing, head, images, target, at="input")
 
-    def guided(net: QNetwork) -> Tensor:
-        seeing, images, _ = _sight(net, observations, camera)
-        return guided_backprop(seeing, images, _value_of(net, best))
+    def guided(net: Any) -> Tensor:
+        seeing, images, _ = _sight(net, net.encoder, observations, camera)
+        return guided_backprop(seeing, images, target)
 
-    methods: dict[str, Callable[[QNetwork], Tensor]] = {
+    methods: dict[str, Callable[[Any], Tensor]] = {
         "Grad-CAM": cam,
         "guided backpropagation": guided,
     }
@@ -214,15 +234,15 @@ def sanity(
 
 
 def _sight(
-    network: QNetwork, observation: Observation, camera: str
+    network: Any, encoder: Eyes, observation: Observation, camera: str
 ) -> tuple[nn.Module, Tensor, nn.Module]:
     """The network as a function of one image, that image (B, C, H, W), and its encoder's head."""
-    head = images(network.encoder)[camera].head
+    head = images(encoder)[camera].head
     if not isinstance(observation, dict):
         return network, observation, head
     # features for the other images: an encoder that is shared then runs for this one alone
     with torch.no_grad(), network.arithmetic():
-        others = features(network.encoder, observation)
+        others = features(encoder, observation)
     held = observation | {name: value for name, value in others.items() if name != camera}
     return OnePart(network, held, camera), observation[camera], head
 
@@ -232,18 +252,6 @@ def _together(batches: list[Observation]) -> Observation:
     if isinstance(first, dict):
         return {part: torch.cat([b[part] for b in batches]) for part in first}  # type: ignore[index]
     return torch.cat(batches)  # type: ignore[arg-type]
-
-
-def _value_of(network: QNetwork, action: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda out: network.q(out).gather(1, action[:, None])
-
-
-def _network(agent: Agent) -> QNetwork:
-    """The agent's network, without its noise."""
-    network: nn.Module | None = getattr(agent, "online", None)
-    assert isinstance(network, QNetwork)
-    silence(network)
-    return network
 
 
 def _is_atari(chosen: config.TrainConfig) -> bool:

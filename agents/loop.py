@@ -6,16 +6,17 @@ yields after each vector step is all there is to tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.graph import Learner, Step, spend
+from agents.perception import Eyes
 from envs.vector import Drop, Episode, VectorEnv
 from envs.vector import Step as EnvStep
 from replay import Field, Observation, PrioritizedReplay
@@ -42,6 +43,8 @@ class Agent(Learner, Protocol):
     def values(self, observation: Observation) -> Tensor: ...
 
     def encode(self, observation: Observation) -> dict[str, Tensor]: ...
+
+    def explained(self, action: Tensor) -> tuple[nn.Module, Eyes, Callable[[Tensor], Tensor]]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 

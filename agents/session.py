@@ -244,17 +244,17 @@ class Session:
 
     def _explain(self, log: Logger) -> None:
         """A still of what the agent looks at in the first lane."""
-        from agents.explain import camera_of, look, shown, still
+        from agents.explain import camera_of, picture_of, shown
 
         spec = observation_field(self.env)
         camera = camera_of(spec, self.config.env.env)
         replay = self.replay
         observation = (replay.recent if isinstance(replay, FeatureReplay) else replay).latest()
-        best = self.agent.values(observation).argmax(1).cpu().numpy()
-        cam, values = look(self.agent, observation, best, camera)
-        picture = shown(observation, spec, camera)
-        names = self.env.action_names
-        log.image(self.step, "grad_cam", still(picture, cam[0], values[0], int(best[0]), names))
+        draw = np.random.default_rng(0)  # of its own, which leaves training's alone
+        best = self.agent.act(observation, explore=False, explorer=draw)
+        seen, names = shown(observation, spec, camera), self.env.action_names
+        image = picture_of(self.agent, observation, best, seen, names, camera)
+        log.image(self.step, "grad_cam", image)
 
     def _describe(self) -> str:
         replay = self.replay

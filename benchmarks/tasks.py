@@ -156,7 +156,8 @@ def _age(run: Path) -> float:
 
 def table(results: Sequence[dict[str, Any]]) -> Table:
     """A line a task and number of steps."""
-    shown = Table(title="ddpg, default, one set of options")
+    told = "agents train ddpg --env TASK --steps STEPS --seed SEED --eval-episodes 30"
+    shown = Table(title="ddpg, one set of options for all", caption=told)
     for column in ("task", "steps", "hours a run", "seeds", "mean return", "solved at", "known"):
         left = column in ("task", "known")
         shown.add_column(column, justify="left" if left else "right")

@@ -104,6 +104,27 @@ def test_from_pixels(tmp_path: Path, env: str) -> None:
         assert sum(1 for _ in film.decode(stream)) == told["lengths"][0]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_policy_is_explained(tmp_path: Path, shared: bool) -> None:
+    from agents.explain import explain, look, sanity
+
+    options: dict[str, Any] = {"shared_encoder": shared, "explain_every": 60}
+    run = start(tmp_path, None, **PIXELS, **options, steps=60, max_episode_steps=15)
+    run.run(console=False)
+    run.close()
+    told = explain(run.run_dir, tmp_path / "seen.mp4")
+    assert (tmp_path / "seen.mp4").stat().st_size > 0 and len(told["lengths"]) == 1
+    observation = run.replay.latest()
+    action = run.agent.act(observation, explore=False)  # type: ignore[arg-type]
+    cam, beside = look(run.agent, observation, action)  # type: ignore[arg-type]
+    assert cam.shape == (1, 24, 24) and cam.min() >= 0 and cam.max() <= 1
+    np.testing.assert_array_equal(beside, action)
+    # where the encoder is the actor's own, the critics' has no part in it
+    layers = [row.layer for rows in sanity(run.run_dir, samples=2).values() for row in rows]
+    assert any(layer.startswith("encoder") for layer in layers)
+    assert not any("critic" in layer for layer in layers)
+
+
 @pytest.mark.parametrize("preset", ["paper-state", "paper-pixels"])
 def test_the_papers_run(tmp_path: Path, preset: str) -> None:
     pytest.importorskip("mujoco")

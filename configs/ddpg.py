@@ -136,8 +136,8 @@ def check(config: DDPGConfig) -> None:
         raise ValueError("batch_size is 1; batch_norm needs at least 2")
     if config.encoder_cache and config.random_shift:
         raise ValueError(
-            f"random_shift is {config.random_shift}, and encoder_cache is on: features that are kept "
-            "can't be of images that move; set random_shift to 0"
+            f"random_shift is {config.random_shift}, and encoder_cache is on: what is kept are "
+            "features of images that stand still; set random_shift to 0"
         )
     if config.encoder_cache and not config.shared_encoder:
         raise ValueError("encoder_cache needs shared_encoder: features of one encoder are kept")

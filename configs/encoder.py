@@ -29,7 +29,8 @@ class EncoderConfig:
     """Let images of one shape, such as two cameras' in a Dict observation, share an encoder."""
     encoder_cache: bool = False
     """Keep a frozen encoder's features in the replay instead of frames, in float16: each is made
-    once, when acting needs it, and the learner never runs the encoder."""
+    once, when acting needs it, and the learner never runs the encoder. encoder_head pool makes
+    them small."""
     encoder_learning_rate: float = 0.0
     """Learning rate of the encoder alone; 0 takes learning_rate."""
 

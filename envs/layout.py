@@ -45,10 +45,11 @@ def layout(space: gymnasium.Space[Any], name: str, part: str = "") -> Layout:
     """
     what = f"observations[{part!r}] of {name!r}" if part else f"observations of {name!r}"
     if not isinstance(space, spaces.Box):
-        expected = "expected a Box, a Discrete or a Dict of them" if part else "expected a Box"
+        expected = "a Box, a Discrete or a Dict of them" if part else "a Box"
+        wrapper = "TransformObservation" if part else "FlattenObservation"  # which takes it all
         raise ValueError(
-            f"{what} are {_short(space)}; {expected}: "
-            "wrap the environment in gymnasium.wrappers.FlattenObservation, in a function of yours "
+            f"{what} are {_short(space)}; expected {expected}: "
+            f"wrap the environment in gymnasium.wrappers.{wrapper}, in a function of yours "
             "that --env names as module:function"
         )
     shape = space.shape
@@ -85,7 +86,7 @@ def _image(shape: tuple[int, ...], is_uint8: bool, what: str) -> Callable[[np.nd
             return _grey
         raise ValueError(
             f"{what} have shape {shape}: too small for an image and no vector; "
-            "wrap the environment in gymnasium.wrappers.FlattenObservation"
+            "flatten it in a wrapper, such as gymnasium.wrappers.FlattenObservation"
         )
     if len(shape) > 3:
         raise ValueError(

@@ -140,10 +140,11 @@ def test_killed_and_resumed_goes_on_bit_for_bit(tmp_path: Path, cache: bool) -> 
 @pytest.mark.parametrize("cache", [False, True])
 def test_an_agent_learns_what_no_part_tells_alone(tmp_path: Path, cache: bool) -> None:
     run = start(
-        tmp_path, env="tests.support:BothEnv", encoder="nature", encoder_width=0.25, hidden=64,
-        encoder_freeze=cache, encoder_cache=cache, num_envs=4, steps=6_000, replay_capacity=4_000,
+        tmp_path, env="tests.support:BothEnv", encoder="nature", hidden=64,
+        encoder_width=0.5 if cache else 0.25,  # random features want to be many
+        encoder_freeze=cache, encoder_cache=cache, num_envs=4, steps=4_000, replay_capacity=4_000,
         learning_starts=200, batch_size=32, update_every=8, learning_rate=2e-3, frame_stack=1,
-        epsilon_steps=3_000, checkpoint_every=0, eval_episodes=100, log_every=1_000,
+        epsilon_steps=2_000, checkpoint_every=0, eval_episodes=100, log_every=1_000,
     )  # fmt: skip
     result = run.run(console=False)
     run.close()

@@ -76,7 +76,10 @@ def test_what_does_not_fit_is_named(observation: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"a": spaces.Text(3)}, r"observations\['a'\] of 'env' are Text.*a Discrete or a Dict"),
+        (
+            {"a": spaces.Text(3)},
+            r"observations\['a'\] of 'env' are Text.*a Discrete or a Dict.*TransformOb",
+        ),
         ({"a": spaces.Dict({"b": spaces.MultiBinary(3)})}, r"observations\['a/b'\] of 'env'"),
         ({"a": spaces.Box(0, 1, (5, 5), np.float32)}, r"observations\['a'\] of 'env' have shape"),
         ({"a": STATE, "b": spaces.Box(0, 255, (4, 8, 4), np.uint8)}, "both possible"),

@@ -101,7 +101,7 @@ def latest(
     """
     found = steps(run_dir)
     if not found:
-        raise FileNotFoundError(f"{run_dir} holds no checkpoint yet")
+        raise FileNotFoundError(f"{run_dir} holds no checkpoint")
     if before is not None:
         found = {step: path for step, path in found.items() if step < before}
         if not found:
@@ -353,9 +353,9 @@ def _storage(folder: Path) -> Iterator[None]:
     except OSError as error:
         stands = "; earlier checkpoints stand" if steps(folder.parent) else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+            free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free / 1e6
             raise StorageError(
-                f"no space left for a checkpoint in {folder} ({free / 1e9:.2f} GB free){stands}"
+                f"no space left for a checkpoint in {folder} ({free:,.1f} MB free){stands}"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(f"{folder} can't be written: {error.strerror}{stands}") from error

@@ -84,10 +84,12 @@ def _dispatch(words: list[str]) -> None:
     }
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
-    elif words[0] == "--version":
+    elif words[0] == "--version" and len(words) == 1:
         from importlib.metadata import version
 
         print(f"sightline-rl {version('sightline-rl')}")
+    elif words[0] == "--version":
+        raise UsageError(f"unexpected argument {words[1]!r} after --version")
     elif words[0] in known:
         known[words[0]](words[1:])
     else:
@@ -138,6 +140,7 @@ def _write_traceback(error: BaseException, run_dir: Path | None) -> Path | None:
 
 def _one_line(error: BaseException, run_dir: Path | None = None) -> str:
     text = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or run_dir
         text = f"{where}: {error.strerror}" if where is not None else error.strerror

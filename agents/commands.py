@@ -147,6 +147,9 @@ def do_explain(words: list[str]) -> None:
     folder = _run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 1), _count(given, "seed", 0, least=0)
     if "sanity" in given:
+        for other in ("video", "episodes"):
+            if other in given:
+                raise UsageError(f"--{other} is of films, and --sanity makes none: leave one out")
         _tell_sanity(folder, seed, given.get("camera"), **_machine(given))
         return
     video = _video(given)

@@ -130,6 +130,8 @@ def load(run_dir: Path) -> TrainConfig:
     if not path.is_file():
         raise FileNotFoundError(f"{run_dir} is not a run folder: it holds no {FILE}")
     values = read_yaml(path)
+    if not values:
+        raise ValueError(f"{path} is empty")
     schema = values.pop("schema", None)
     if isinstance(schema, int) and schema > SCHEMA:
         raise ValueError(

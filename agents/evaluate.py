@@ -50,11 +50,21 @@ def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict
         "lengths": [episode.length for episode in episodes],
         "epsilon": epsilon,
         "protocol": protocol,
-        "text": f"score {mean:.1f}"
-        + (f" ± {half:.1f} (95%)" if math.isfinite(half) else "")
-        + f", median {np.median(scores):.1f}, best {scores.max():.1f} over {count} episodes, "
-        f"epsilon {epsilon:g}, {protocol}",
+        "text": f"score {plain(mean)}"
+        + (f" ± {plain(half)} (95%)" if math.isfinite(half) else "")
+        + f", median {plain(np.median(scores))}, best {plain(scores.max())} over "
+        f"{counted(count, 'episode')}, epsilon {epsilon:g}, {protocol}",
     }
+
+
+def plain(value: float) -> str:
+    """A score as text: with one decimal, or by powers of ten where it is beyond reading."""
+    return f"{value:.1f}" if abs(value) < 1e7 else f"{value:.3g}"
+
+
+def counted(number: int, thing: str) -> str:
+    """1 episode, 2 episodes."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def student_t(freedom: int) -> float:

@@ -103,6 +103,12 @@ class Logger:
         with self._hung_up():
             self._display.show(self._state())
 
+    def evaluating(self, done: int, episodes: int) -> None:
+        """Tell the console how far an evaluation is, as often as `progress` does."""
+        if self._display is not None and self._display.due():
+            with self._hung_up():
+                self._display.note(f"evaluated {done} of {episodes} episodes")
+
     def message(self, text: str) -> None:
         """A line on the console, above the progress bar where there is one."""
         if self._display is not None:
@@ -277,15 +283,16 @@ class _State:
     def __init__(self, step: int, meter: _Meter, shown: Mapping[str, float]) -> None:
         self.step = step
         self.total = meter.total_steps
-        self.rate = f"{meter.rate:,.0f} steps/s"
+        self.rate = f"{meter.rate:,.0f} steps/s" if meter.rate else ""
         self.shown = "  ".join(f"{name} {_short(value)}" for name, value in shown.items())
         self.left = _clock(meter.seconds_left)
 
     def line(self) -> str:
-        parts = [f"{self.step:,} of {self.total:,} steps", self.rate, self.shown]
-        if self.step < self.total:
-            parts.append(f"{self.left} left")
-        return "  ".join(part for part in parts if part)
+        return f"{self.step:,} of {self.total:,} steps  {self.text()}".rstrip()
+
+    def text(self) -> str:
+        left = f"{self.left} left" if self.step < self.total else ""
+        return "  ".join(part for part in (self.rate, self.shown, left) if part)
 
 
 class _Lines:
@@ -299,8 +306,11 @@ class _Lines:
         return time.monotonic() - self._last >= LINE_SECONDS
 
     def show(self, state: _State) -> None:
+        self.note(state.line())
+
+    def note(self, text: str) -> None:
         self._last = time.monotonic()
-        self.message(state.line())
+        self.message(text)
 
     def message(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -324,10 +334,14 @@ class _Bar:
     def show(self, state: _State) -> None:
         self._last = time.monotonic()
         progress, task = self._started(state)
-        progress.update(
-            task, completed=state.step, rate=state.rate, shown=state.shown, left=state.left
-        )
+        progress.update(task, completed=state.step, text=state.text())
         progress.refresh()
+
+    def note(self, text: str) -> None:
+        self._last = time.monotonic()
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, text=text)
+            self._progress.refresh()
 
     def message(self, text: str) -> None:
         if self._progress is None:
@@ -339,6 +353,7 @@ class _Bar:
         self.show(state)
         assert self._progress is not None
         self._progress.stop()
+        self._progress = None
 
     def _started(self, state: _State) -> tuple[Progress, TaskID]:
         if self._progress is not None and self._task is not None:
@@ -349,15 +364,13 @@ class _Bar:
         self._progress = Progress(
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[rate]}  {task.fields[shown]}  {task.fields[left]} left"),
+            TextColumn("{task.fields[text]}"),
             console=Console(stderr=True),
             auto_refresh=False,  # drawn by `show`, so that no thread steals from the learner
             expand=True,
         )
         self._progress.start()
-        self._task = self._progress.add_task(
-            "train", total=state.total, rate=state.rate, shown="", left=state.left
-        )
+        self._task = self._progress.add_task("train", total=state.total, text="")
         return self._progress, self._task
 
 

@@ -53,6 +53,8 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError for what argparse found."""
         if found := re.match(r"argument ([^\s/]+)\S*: expected one argument", message):
             raise UsageError(f"{found[1]} needs a value")
+        if found := re.match(r"argument ([^\s/]+)\S*: ignored explicit argument", message):
+            raise UsageError(f"{found[1]} takes no value; its opposite is --no-{found[1][2:]}")
         if found := re.match(r"the following arguments are required: (.*)", message):
             raise UsageError(f"{found[1]} is missing; see {self.prog} --help")
         raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", message))
@@ -66,7 +68,9 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             option = word.partition("=")[0]
             if option.startswith("--") and option not in known:
-                near = nearest(option, known) or f"; see {self.prog} --help"
+                positive = "--" + option.removeprefix("--no-")
+                near = f"; did you mean {positive!r}?" if positive in known else ""
+                near = near or nearest(option, known) or f"; see {self.prog} --help"
                 raise UsageError(f"unknown option {option!r}{near}")
         namespace, rest = self.parse_known_args(list(words))
         if rest:

@@ -16,7 +16,7 @@ from torch import Tensor
 from agents import checkpoint
 from agents.config import TrainConfig
 from agents.errors import StorageError
-from agents.evaluate import evaluation_epsilon, lanes, summary
+from agents.evaluate import counted, evaluation_epsilon, lanes, summary
 from agents.log import Logger
 from agents.loop import Agent, Tick, evaluate, observation_field, train
 from agents.player import Player
@@ -50,6 +50,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     _metrics: dict[str, Tensor] = field(default_factory=dict)
     _told: int = 0
+    _saved: int = -1
     _dropped: int = 0
 
     def run(self, *, console: bool = True) -> dict[str, Any]:
@@ -72,7 +73,8 @@ class Session:
                     if _crossed(run.checkpoint_every, tick.step, self.env.num_envs):
                         self._try_save(log)
                     if _crossed(run.eval_every, tick.step, self.env.num_envs):
-                        self._evaluate(log, stop)
+                        found = self._evaluate(log, stop)
+                        log.message(found["text"] if found else "evaluation stopped")
                     if _crossed(run.explain_every, tick.step, self.env.num_envs):
                         self._explain(log)
                     if stop.is_set():
@@ -81,13 +83,15 @@ class Session:
                 log.flush()
                 self.save(broken=True)
                 raise
-            unsaved = self._try_save(log)
+            unsaved = self._try_save(log, last=True)
             result = None if stop.is_set() else self._evaluate(log, stop)
+            log.close()  # what follows is the last thing to be read
+            if result is not None:
+                log.message(result["text"])
             if unsaved is not None:
                 raise unsaved
             if result is None:
-                log.message(f"stopped at step {self.step:,}; go on with:")
-                log.message(f"  agents train --resume {self.run_dir}")
+                log.message(self._how_to_go_on())
                 raise KeyboardInterrupt(f"stopped at step {self.step}")
             write_text(self.run_dir / "result.json", json.dumps(result, indent=1) + "\n")
             return result
@@ -115,11 +119,12 @@ class Session:
         """Close the environments."""
         self.env.close()
 
-    def save(self, *, broken: bool = False) -> Path:
+    def save(self, *, broken: bool = False, replay: bool = True) -> Path:
         """Write a checkpoint of everything, and return its folder.
 
-        The state of a `broken` environment is left out, so that its episodes begin anew. Raises
-        FloatingPointError, and writes nothing, where learning has diverged.
+        The state of a `broken` environment is left out, so that its episodes begin anew; without
+        `replay` so is the replay, as where the config says so. Raises FloatingPointError, and
+        writes nothing, where learning has diverged.
         """
         self._require_finite()
         before = checkpoint.steps(self.run_dir)
@@ -134,7 +139,7 @@ class Session:
                 "credit": self.credit,
             }
             checkpoint.save_tree(folder / "state", state)
-            if self.config.run.save_replay:
+            if replay and self.config.run.save_replay:
                 (folder / "replay").mkdir()
                 self.replay.save(folder / "replay", previous)
 
@@ -160,17 +165,36 @@ class Session:
             self._metrics = tick.metrics
             yield tick
 
-    def _try_save(self, log: Logger) -> StorageError | None:
-        """A checkpoint; where it can't be written the run goes on, and the reason is returned."""
+    def _try_save(self, log: Logger, *, last: bool = False) -> StorageError | None:
+        """A checkpoint; where it can't be written the run goes on, and the reason is returned.
+
+        The `last` one is written without the replay where there is no room for it.
+        """
+        if self._saved == self.step:
+            return None
         log.flush()
         try:
             self.save()
         except StorageError as error:
             log.message(f"no checkpoint at step {self.step:,}: {error}")
-            return error
+            if not last:
+                return error
+            try:
+                self.save(replay=False)
+            except StorageError:
+                return error
+            log.message(f"without the replay there is one at step {self.step:,}")
         finally:
             self._tell_notes(log)
+        self._saved = self.step
         return None
+
+    def _how_to_go_on(self) -> str:
+        if self.step < self.config.run.steps:
+            resume = f"  agents train --resume {self.run_dir}"
+            return f"stopped at step {self.step:,}; go on with:\n{resume}"
+        score = f"  agents eval {self.run_dir}"
+        return f"trained to the end, and stopped in the evaluation; score it with:\n{score}"
 
     def _tell_notes(self, log: Logger) -> None:
         """Tell those notes that were not told yet."""
@@ -221,7 +245,7 @@ class Session:
     def _evaluate(self, log: Logger, stop: threading.Event) -> dict[str, Any] | None:
         """Evaluate, write the score down and return it; None where `stop` came before the end."""
         run = self.config.run
-        log.message(f"evaluating {run.eval_episodes} episodes ...")
+        log.message(f"evaluating {counted(run.eval_episodes, 'episode')} ...")
         env = make(
             self.config.env,
             seed=derive(run.seed, SEED_EVAL),
@@ -233,13 +257,13 @@ class Session:
             episodes = []
             for ended in evaluate(self.agent, env, run.eval_episodes, epsilon, run.seed):
                 episodes += ended
+                log.evaluating(len(episodes), run.eval_episodes)
                 if stop.is_set():
                     return None
             result = summary(episodes, env, epsilon) | {"step": self.step}
         finally:
             env.close()
         log.scalars(self.step, {"evaluation/score": result["mean"]})
-        log.message(result["text"])
         return result
 
     def _explain(self, log: Logger) -> None:

@@ -17,7 +17,7 @@ from agents.errors import CheckpointError
 from agents.loop import shows_images
 from agents.process import keep_freed_memory, locked
 from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
-from envs import make
+from envs import EnvFault, make
 from envs.make import ATARI_ONLY
 from replay.snapshot import DamagedSnapshot
 
@@ -59,8 +59,8 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
         )
     if chosen.run.steps <= chosen.agent.learning_starts:
         session.notes.append(
-            f"nothing will be learned: {chosen.run.steps:,} steps end before learning_starts, "
-            f"{chosen.agent.learning_starts:,}"
+            f"nothing will be learned: the run has {chosen.run.steps:,} steps, and learning starts "
+            f"after {chosen.agent.learning_starts:,}"
         )
     return session
 
@@ -146,10 +146,14 @@ def _taken_up(
             return session
         session.replay.load(found / "replay")
         if state["env"] is not None:
-            session.env.set_state(state["env"])
-        else:
-            session.replay.reset(frame)
-            session.notes.append("this environment can't be restored: its episodes begin anew")
+            try:
+                session.env.set_state(state["env"])
+                return session
+            except EnvFault as fault:
+                session.notes.append(str(fault))
+                frame = session.env.reset()
+        session.replay.reset(frame)
+        session.notes.append("this environment can't be restored: its episodes begin anew")
         return session
     except BaseException:
         session.close()

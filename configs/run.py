@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MOST_STEPS = 10**12
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -44,6 +46,8 @@ def check(config: RunConfig) -> None:
     for name in ("seed", "threads", "checkpoint_every", "eval_every", "explain_every"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be 0 or more")
+    if config.steps > MOST_STEPS:
+        raise ValueError(f"steps is {config.steps}; it must be at most {MOST_STEPS}")
     if config.seed >= 2**31:
         raise ValueError(f"seed is {config.seed}; it must be below 2^31")
     if config.threads > 1024:

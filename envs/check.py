@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Generator, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -11,10 +12,13 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.actions import actions
+from envs.lanes import RETURNED, kind
 from envs.layout import Checker
 from envs.make import make_one
 from envs.names import resolve
-from envs.parts import Frame, Parts, leaves
+from envs.parts import Parts, leaves
+from envs.state import get_state, set_state
+from envs.vector import Frame, told
 
 STEPS = 2_000
 """Random steps that an environment is tried for."""
@@ -33,9 +37,9 @@ class Finding(NamedTuple):
 def check(name: str, seed: int = 0) -> Iterator[Finding]:
     """Try the environment `name` with random actions; yields findings as they come.
 
-    Looks at spaces, shapes and types, what reset and step return, seeding, ends of episodes and
-    rewards. Stops at the first thing that is wrong beyond going on. Raises ValueError for a name
-    that stands for nothing.
+    Looks at spaces, shapes and types, what reset and step return, seeding, ends of episodes,
+    rewards, and whether its state can be put back. Stops at the first thing that is wrong beyond
+    going on. Raises ValueError for a name that stands for nothing.
     """
     found = resolve(name)
     if found.kind == "atari":
@@ -46,10 +50,13 @@ def check(name: str, seed: int = 0) -> Iterator[Finding]:
         parts = yield from _spaces(env, name)
         yield from _play(env, parts, seed)
         yield from _seeding(env, parts, seed)
+        yield from _restoring(env, parts, seed)
     except _Wrong as wrong:
         yield Finding("wrong", str(wrong))
-    finally:
-        env.close()
+    try:
+        _call("close()", env.close)
+    except _Wrong as wrong:
+        yield Finding("wrong", str(wrong))
 
 
 class _Wrong(Exception):
@@ -150,9 +157,34 @@ def _seeding(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[
         yield Finding("ok", "the same seed and actions give the same course of events")
 
 
+def _restoring(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Finding]:
+    _reset(env, parts, seed)
+    state = _call("get_state()", lambda: json.loads(json.dumps(get_state(env))))
+    if state is None:
+        yield Finding(
+            "note",
+            "a resumed run begins its episodes anew; with get_state() and set_state(), in values "
+            "that JSON can hold, it goes on where it stood",
+        )
+        return
+    first = _course(env, parts, seed)
+    _call("set_state()", lambda: set_state(env, state))
+    if all(_equal(a, b) for a, b in zip(first, _course(env, parts, seed), strict=False)):
+        yield Finding("ok", "its state can be put back: a resumed run goes on where it stood")
+    else:
+        yield Finding(
+            "wrong", "set_state() of what get_state() gave led to another course of events"
+        )
+
+
 def _trajectory(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> list[Frame]:
+    return [_reset(env, parts, seed), *_course(env, parts, seed)]
+
+
+def _course(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> list[Frame]:
+    """Observations under actions that `seed` gives, to the end of the episode at the most."""
     env.action_space.seed(seed)
-    seen = [_reset(env, parts, seed)]
+    seen = []
     for _ in range(REPEATED):
         observation, _, terminated, truncated = _step(env, parts, env.action_space.sample())
         seen.append(observation)
@@ -165,22 +197,19 @@ def _reset(env: gymnasium.Env[Any, Any], parts: Parts, seed: int | None) -> Fram
     call = "reset()" if seed is None else f"reset(seed={seed})"
     returned = _call(call, lambda: env.reset(seed=seed))
     if not isinstance(returned, tuple) or len(returned) != 2:
-        raise _Wrong(f"{call} returned {_kind(returned)}; expected (observation, info)")
+        raise _Wrong(f"{call} returned {kind(returned)}; expected (observation, info)")
     if not isinstance(returned[1], dict):
-        raise _Wrong(f"{call} returned {_kind(returned[1])} for info; expected a dict")
+        raise _Wrong(f"{call} returned {kind(returned[1])} for info; expected a dict")
     return _observation(call, parts, returned[0])
 
 
 def _step(
     env: gymnasium.Env[Any, Any], parts: Parts, action: Any
 ) -> tuple[Frame, float, bool, bool]:
-    call = f"step({action})"
+    call = f"step(action={action})"
     returned = _call(call, lambda: env.step(action))
     if not isinstance(returned, tuple) or len(returned) != 5:
-        raise _Wrong(
-            f"{call} returned {_kind(returned)}; expected (observation, reward, terminated, "
-            "truncated, info)"
-        )
+        raise _Wrong(f"{call} returned {kind(returned)}; expected {RETURNED}")
     observation, reward, terminated, truncated, _ = returned
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, bool | np.bool_):
@@ -208,12 +237,5 @@ def _observation(call: str, parts: Parts, observation: Any) -> Frame:
 def _call(call: str, work: Any) -> Any:
     try:
         return work()
-    except Exception as error:
-        what = str(error).split("\n", 1)[0]
-        raise _Wrong(f"{call} raised {type(error).__name__}: {what}") from error
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"a tuple of {len(value)}"
-    return f"{type(value).__name__}"
+    except (Exception, SystemExit) as error:
+        raise _Wrong(f"{call} raised {told(error)}") from error

@@ -7,6 +7,7 @@ wherever it leaves Python's lock.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,17 +19,19 @@ from gymnasium import spaces
 
 from envs.actions import actions
 from envs.layout import Checker
-from envs.parts import Frame, Parts
+from envs.parts import Parts
 from envs.state import get_state, set_state
 from envs.vector import (
     Diverged,
     Drop,
     EnvFault,
+    Frame,
     Scores,
     Step,
     Turns,
     check_action,
     lane_seeds,
+    told,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
+
+RETURNED = "(observation, reward, terminated, truncated, info)"
 
 MOST_DROPS = 3
 """Episodes that diverge before one ends well, at which a run of continuous control stops."""
@@ -81,6 +86,13 @@ class Lanes:
             self.action_space, self.action_names, self.own_action = actions(
                 first.action_space, name
             )
+            for lane, env in enumerate(self._envs):
+                for what in ("observation_space", "action_space"):
+                    if getattr(env, what) != getattr(first, what):
+                        raise ValueError(
+                            f"{what} of {name!r} is {getattr(env, what)} in lane {lane} and "
+                            f"{getattr(first, what)} in lane 0; they must be the same"
+                        )
             if render and first.render_mode != "rgb_array":
                 raise ValueError(
                     f"{name!r} draws no pictures: its render_mode is {first.render_mode!r}, "
@@ -166,11 +178,14 @@ class Lanes:
         self._turns.close()
         if self._pending is not None:
             self._pending.exception()
-        try:
-            for env in self._envs:
+        for lane, env in enumerate(self._envs):
+            try:
                 self._run(env.close)
-        finally:
-            self._worker.shutdown()
+            except BaseException as error:  # nothing is lost by it any more
+                warnings.warn(
+                    f"lane {lane} of {self._name!r}, close(): {told(error)}", stacklevel=2
+                )
+        self._worker.shutdown()
 
     def _run(self, work: Callable[[], Made]) -> Made:
         return self._worker.submit(work).result()
@@ -180,7 +195,7 @@ class Lanes:
     def _reset_all(self) -> Frame:
         frame = self._next_frames()
         for lane, env in enumerate(self._envs):
-            with self._blame(lane, "reset"):
+            with self._blame(lane, "reset()"):
                 observation, _ = env.reset(seed=self._seeds[lane])
                 self._parts.write(observation, frame, lane)
         return self._parts.plain(frame)
@@ -193,19 +208,22 @@ class Lanes:
         truncated = np.zeros(self.num_envs, bool)
         for lane, env in enumerate(self._envs):
             if self._scores.over[lane]:
-                with self._blame(lane, "reset"):
+                with self._blame(lane, "reset()"):
                     observation, _ = env.reset()
                     self._parts.write(observation, frame, lane)
                 continue
             own = self.own_action(action[lane])
             try:
-                with self._blame(lane, "step", own):
-                    observation, gain, terminated[lane], truncated[lane], _ = env.step(own)
+                with self._blame(lane, f"step(action={own})"):
+                    returned = env.step(own)
+                    if not isinstance(returned, tuple) or len(returned) != 5:
+                        raise ValueError(f"returned {kind(returned)}; expected {RETURNED}")
+                    observation, gain, terminated[lane], truncated[lane], _ = returned
                     reward[lane] = Checker.reward(gain)
                     self._parts.write(observation, frame, lane)
             except EnvFault as fault:
                 dropped.append(self._forgive(lane, fault))
-                with self._blame(lane, "reset"):
+                with self._blame(lane, "reset()"):
                     observation, _ = env.reset()
                     self._parts.write(observation, frame, lane)
                 reward[lane], terminated[lane], truncated[lane] = 0.0, False, False
@@ -243,21 +261,24 @@ class Lanes:
         return self._frames[self._turn]
 
     @contextmanager
-    def _blame(self, lane: int, call: str, action: Any = "") -> Iterator[None]:
+    def _blame(self, lane: int, call: str) -> Iterator[None]:
         """Name the lane and the call in whatever goes wrong."""
         try:
             yield
-        except (Exception, SystemExit) as error:
-            what = str(error).split("\n", 1)[0]
-            raise EnvFault(
-                f"lane {lane} of {self._name!r}, {call}({action}): {type(error).__name__}: {what}"
-            ) from error
+        except BaseException as error:  # sys.exit and KeyboardInterrupt, too, are its own here
+            raise EnvFault(f"lane {lane} of {self._name!r}, {call}: {told(error)}") from error
 
     def _restore(self, lanes: list[dict[str, Any]]) -> None:
-        for env, seed, state in zip(self._envs, self._seeds, lanes, strict=True):
-            # Wrappers refuse to step what was never reset.
-            env.reset(seed=seed)
-            set_state(env, state)
+        for lane, state in enumerate(lanes):
+            with self._blame(lane, "set_state()"):
+                # Wrappers refuse to step what was never reset.
+                self._envs[lane].reset(seed=self._seeds[lane])
+                set_state(self._envs[lane], state)
+
+
+def kind(value: Any) -> str:
+    """What a value is, in words."""
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
 
 
 def _frame_rate(metadata: Any) -> float:

@@ -179,7 +179,7 @@ def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
                 f"environment {id_!r} needs MuJoCo: pip install 'sightline-rl[mujoco]'"
             ) from error
         raise ValueError(f"environment {id_!r} needs a package: {error}") from error
-    except Exception as error:  # whatever its module or its constructor provokes
+    except (Exception, SystemExit) as error:  # whatever its module or its constructor provokes
         raise _failed(id_, error) from error
 
 
@@ -203,9 +203,10 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
                 "hides yours; give your folder another name"
             ) from error
         raise ValueError(
-            f"environment {path!r}: no module {error.name!r} in {os.getcwd()} or on Python's path"
+            f"environment {path!r}: no module {error.name!r} in {os.getcwd()} or on Python's path "
+            "(PYTHONPATH); start where it can be imported"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(path, error) from error
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1)
@@ -214,7 +215,7 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
     quiet()
     factory = getattr(module, attribute)
     if not callable(factory):
-        raise ValueError(f"environment {path!r}: {attribute} is not a class")
+        raise ValueError(f"environment {path!r}: {attribute} is no class and no function")
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):  # written in C, or no function at all
@@ -229,14 +230,15 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
     accepts = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
     try:
         env = factory(render_mode="rgb_array") if render and accepts else factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(path, error) from error
     if not isinstance(env, gymnasium.Env):
         raise ValueError(f"environment {path!r} made a {type(env).__name__}, not a gymnasium.Env")
     return env
 
 
-def _failed(name: str, error: Exception) -> ValueError:
+def _failed(name: str, error: BaseException) -> ValueError:
     """What an environment raised when it was imported or made, in one line that names it."""
-    what = str(error).split("\n", 1)[0]
-    return ValueError(f"environment {name!r} can't be made: {type(error).__name__}: {what}")
+    from envs.vector import told
+
+    return ValueError(f"environment {name!r} can't be made: {told(error)}")

@@ -16,9 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.layout import Checker, layout
-
-Frame = np.ndarray | dict[str, np.ndarray]
-"""Newest frames (N, *shape) of one part, or of each part by name."""
+from envs.vector import Frame
 
 _LONE = ""  # what the only part of an observation without names is called here
 

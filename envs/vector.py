@@ -14,8 +14,17 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium
 import numpy as np
 
-from envs.parts import Frame
 from envs.protocol import Protocol as AtariProtocol
+
+Frame = np.ndarray | dict[str, np.ndarray]
+"""Newest frames (N, *shape) of one part, or of each part by name."""
+
+
+def told(error: BaseException) -> str:
+    """What went wrong in one printable line: the error's type, and the first line that it says."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in first)
+    return f"{type(error).__name__}: {plain}" if plain else type(error).__name__
 
 
 class EnvFault(RuntimeError):

@@ -127,7 +127,9 @@ class ConvEncoder(Encoder):
         self, observation_shape: tuple[int, ...], width: float = 1.0, head: str = "flatten"
     ) -> None:
         super().__init__(observation_shape, width)
-        rows, columns = image_size(observation_shape, type(self).__name__, self.least_size())
+        rows, columns = image_size(
+            observation_shape, type(self).__name__.lower(), self.least_size()
+        )
         before, stride = observation_shape[0], 1
         convs, channels, strides = [], [], []
         for out, kernel, step in self.layers:

@@ -233,7 +233,7 @@ def test_a_newer_schema_is_refused_not_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_run_without_checkpoints(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint yet"):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         checkpoint.latest(tmp_path)
 
 

@@ -14,8 +14,9 @@ import torch
 from gymnasium import spaces
 
 import agents
-from agents import session
+from agents import start as begin
 from agents.evaluate import evaluate_run, play
+from agents.session import Session
 from envs import EnvFault, dmc
 
 TINY: dict[str, Any] = {
@@ -36,8 +37,8 @@ TINY: dict[str, Any] = {
 PIXELS = {"pixels": True, "size": 24, "encoder_width": 0.1, "trunk": 8, "num_envs": 1}
 
 
-def start(out: Path, preset: str | None = "default", **options: Any) -> session.Session:
-    return session.create("ddpg", preset, {**TINY, "out": str(out), **options})
+def start(out: Path, preset: str | None = "default", **options: Any) -> Session:
+    return begin.create("ddpg", preset, {**TINY, "out": str(out), **options})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_killed_and_resumed_goes_on_bit_for_bit(tmp_path: Path, options: dict[st
         if tick.step == 600:  # what came after the checkpoint is lost
             break
     killed.close()
-    resumed = session.resume(killed.run_dir)
+    resumed = begin.resume(killed.run_dir)
     assert resumed.step == 400
     for _ in resumed.ticks():
         pass
@@ -130,7 +131,7 @@ def test_the_papers_run(tmp_path: Path, preset: str) -> None:
     pytest.importorskip("mujoco")
     small = {key: TINY[key] for key in ("replay_capacity", "eval_episodes", "threads")}
     options = {"steps": 110, "update_every": 4, "log_every": 40, "max_episode_steps": 50}
-    run = session.create(
+    run = begin.create(
         "ddpg", preset, {"env": "InvertedPendulum", "out": str(tmp_path), **small, **options}
     )
     run.run(console=False)
@@ -142,7 +143,7 @@ def test_discrete_actions_name_dqn_and_continuous_ddpg(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ddpg needs continuous.*CartPole-v1.*Discrete.*use dqn"):
         start(tmp_path, env="CartPole-v1")
     with pytest.raises(ValueError, match="dqn needs discrete actions and Pendulum-v1.*use ddpg"):
-        session.create("dqn", None, {"env": "Pendulum-v1", "out": str(tmp_path)})
+        begin.create("dqn", None, {"env": "Pendulum-v1", "out": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,7 +196,7 @@ def test_three_in_a_row_stop_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(EnvFault, match="is nan.*so ended 3 episodes in a row"):
         run.run(console=False)
     run.close()
-    assert session.resume(run.run_dir).step == run.step
+    assert begin.resume(run.run_dir).step == run.step
 
 
 def test_pendulum_is_learned(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class Recorder:
     generator = torch.Generator()
     report = ""
     beta = 1.0
+    course = 0
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []

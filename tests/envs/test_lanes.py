@@ -329,12 +329,12 @@ class Broken(gymnasium.Env[Any, Any]):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("nan reward", "step(1): Diverged: reward is nan; expected a finite float32"),
+        ("nan reward", "step(action=1): Diverged: reward is nan; expected a finite float32"),
         ("nan", "observation[0] is nan; expected a finite value in [-1, 1]"),
         ("outside", "observation[0] is 5.0; expected a finite value in [-1, 1]"),
         ("shape", "observation has shape (3,); expected (2,)"),
         ("dtype", "observation is complex128; expected float32"),
-        ("raise", "step(1): ZeroDivisionError: division by zero"),
+        ("raise", "step(action=1): ZeroDivisionError: division by zero"),
     ],
 )
 def test_faults_name_lane_value_and_bounds(fault: str, message: str) -> None:

@@ -66,7 +66,7 @@ def test_images_alone_and_vectors_alone() -> None:
     ("name", "shapes", "message"),
     [
         ("nature", {"a": (3,), "b": (2,)}, "nature takes images, and none of a, b is one.*'mlp'"),
-        ("nature", {"a": (1, 36, 36), "b": (1, 20, 36)}, "'b': Nature needs images of at least 36"),
+        ("nature", {"a": (1, 36, 36), "b": (1, 20, 36)}, "'b': nature needs images of at least 36"),
         ("nature", {"a": (1, 36, 36), "b": (36, 36)}, r"'b' has shape \(36, 36\); an image is"),
         ("natur", {"a": (1, 36, 36)}, "did you mean 'nature'"),
         ("nature", {}, "no parts"),

@@ -60,7 +60,7 @@ def smooth(action: Tensor, noise: Tensor, clip: float) -> Tensor:
 class ActorCritic(nn.Module):
     """Encoder, actor and critics; online and target have one each.
 
-    `forward` is the policy. With `bf16` all but the last layers computes in bfloat16.
+    `forward` is the policy. With `bf16` image encoders and the large layers compute in bfloat16.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class ActorCritic(nn.Module):
         if self.eye is not None and not config.encoder_weights:
             self.eye, _ = perceive(config, observation_shape, config.init)
         size = self.encoder.feature_dim
-        self.actor = Layers(config, size, action_size)
+        self.actor = Layers(config, size, action_size, bf16=bf16)
         count = 2 if config.twin else 1
         self.critics = nn.ModuleList(
-            Layers(config, size, 1, action=action_size) for _ in range(count)
+            Layers(config, size, 1, action_size, bf16) for _ in range(count)
         )
 
     def see(self, observation: Observation) -> Tensor:
@@ -124,10 +124,10 @@ class Policy(nn.Module):
 
 
 def see(encoder: Eyes, observation: Observation, bf16: bool) -> Tensor:
-    """Features (B, feature_dim) of observations, in bfloat16 or float32."""
+    """Features (B, feature_dim) of observations, computed in bfloat16 or float32."""
     with arithmetic(encoder, bf16):
         feature: Tensor = encoder(observation)
-    return feature.to(torch.bfloat16) if bf16 else feature
+    return feature
 
 
 def arithmetic(encoder: Eyes, bf16: bool) -> torch.autocast:

@@ -22,6 +22,8 @@ from envs.vector import Episode, VectorEnv
 
 ATARI_LANES = 30
 """Atari games that an evaluation steps together, at most; they cost little each."""
+LANES = 8
+"""Other environments that are known by name, at most, unless training steps more."""
 
 
 def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict[str, Any]:
@@ -167,8 +169,9 @@ def new_video(folder: Path) -> Path:
 
 
 def lanes(env: EnvConfig, episodes: int) -> int:
-    """Environments to step in an evaluation: of an own or heavy kind no more than in training."""
-    most = ATARI_LANES if resolve(env.env).kind == "atari" else env.num_envs
+    """Environments to step in an evaluation: of one's own kind no more than in training."""
+    kind = resolve(env.env).kind
+    most = {"atari": ATARI_LANES, "class": env.num_envs}.get(kind, max(env.num_envs, LANES))
     return min(episodes, most)
 
 

@@ -9,16 +9,24 @@ from agents.linear import Linear
 from configs.ddpg import DDPGConfig
 from vision import initialise
 
+ROWS = 16
+"""Rows below which rounding the weights takes longer than it saves: acting in few environments."""
+
 
 class Layers(nn.Module):
     """What actor and critic have in common: trunk, two hidden layers, last layer.
 
-    With `action` units, the action enters the layer that the config names. `forward` computes in
-    the type of the features; its last layer in float32.
+    With `action` units, the action enters the layer that the config names. The first layer
+    computes in the type of the features, which for states is float32, for it must tell small
+    differences; the second, where most of the work is, in bfloat16 with `bf16`; the last in
+    float32.
     """
 
-    def __init__(self, config: DDPGConfig, features: int, out: int, action: int = 0) -> None:
+    def __init__(
+        self, config: DDPGConfig, features: int, out: int, action: int = 0, bf16: bool = False
+    ) -> None:
         super().__init__()
+        self.bf16 = bf16
         first, second = config.hidden, config.hidden_second or config.hidden
         is_actor = action == 0
         self.action_first = config.action_layer == 1
@@ -52,13 +60,13 @@ class Layers(nn.Module):
     def forward(self, feature: Tensor, action: Tensor | None = None) -> Tensor:
         """(B, features), and for a critic (B, A) actions, -> (B, out) float32."""
         x = self.scale(self.trunk(feature))
-        if action is not None:
-            action = action.to(x.dtype)
         if action is not None and self.action_first:
-            x = torch.cat((x, action), 1)
+            x = torch.cat((x.float(), action), 1)
         x = torch.relu(self.norms[0](self.first(x)))
+        if self.bf16 and len(x) >= ROWS:
+            x = x.bfloat16()
         if action is not None and not self.action_first:
-            x = torch.cat((x, action), 1)
+            x = torch.cat((x, action.to(x.dtype)), 1)
         x = torch.relu(self.norms[1](self.second(x)))
         out: Tensor = self.last(x.float())
         return out

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.simulator import quiet
+from envs.simulator import import_mujoco
 from envs.vector import Diverged
 
 HINT = "pip install 'sightline-rl[dmc]'"
@@ -108,6 +108,7 @@ def suite() -> Any:
     """dm_control's suite; ImportError, in one line, where it is missing or doesn't run."""
     if not installed():
         raise ImportError(f"environments dmc/... need dm_control: {HINT}")
+    import_mujoco()
     try:
         with warnings.catch_warnings():  # it looks for a screen, and says that there is none
             warnings.simplefilter("ignore")
@@ -120,5 +121,4 @@ def suite() -> Any:
             f"({type(error).__name__}: {error}); mujoco 4 is known to break it: "
             "pip install 'mujoco<4'"
         ) from error
-    quiet()
     return found

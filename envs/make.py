@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -161,23 +160,18 @@ def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
     """A registered environment, without Gymnasium's checker: every step is checked anyway."""
     import gymnasium
 
-    from envs.simulator import quiet
+    from envs.simulator import import_mujoco
 
     _look_here()
     spec = gymnasium.registry.get(id_)
     simulated = "gymnasium.envs.mujoco" in str(spec.entry_point if spec else "")
-    if simulated and importlib.util.find_spec("mujoco"):
-        importlib.import_module("mujoco")
-        quiet()
+    if simulated:
+        import_mujoco()
     # MuJoCo's are drawn by our own renderer
     mode = "rgb_array" if render and not simulated else None
     try:
         return gymnasium.make(id_, render_mode=mode, disable_env_checker=True)
     except gymnasium.error.DependencyNotInstalled as error:
-        if simulated:
-            raise ValueError(
-                f"environment {id_!r} needs MuJoCo: pip install 'sightline-rl[mujoco]'"
-            ) from error
         raise ValueError(f"environment {id_!r} needs a package: {error}") from error
     except (Exception, SystemExit) as error:  # whatever its module or its constructor provokes
         raise _failed(id_, error) from error

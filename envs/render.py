@@ -6,8 +6,10 @@ on a small picture, and leave hardly a trace in it; `quality="fast"` draws none 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -15,6 +17,8 @@ from typing import Any, Literal
 
 import mujoco
 import numpy as np
+
+from envs.simulator import GL_HINT
 
 Quality = Literal["fast", "full"]
 BACKENDS = ("egl", "osmesa")
@@ -92,6 +96,8 @@ def gl_context(width: int, height: int) -> Any:
     Raises ValueError, in one line, that says what to install where none does.
     """
     asked = os.environ.get("MUJOCO_GL", "").lower()
+    asked = asked if asked in BACKENDS else ""  # glfw wants a screen
+    _load_before_gl()
     failed = []
     for backend in (asked,) if asked else BACKENDS:
         try:
@@ -101,10 +107,19 @@ def gl_context(width: int, height: int) -> Any:
             _forget_gl()
     told = f"MUJOCO_GL is {asked!r}, which " if asked else "offscreen rendering "
     raise ValueError(
-        f"{told}doesn't work here ({'; '.join(failed)}); install EGL (Debian, Ubuntu: apt-get "
-        "install libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6)"
+        f"{told}doesn't work here ({'; '.join(failed)}); {GL_HINT}"
         + (", or unset MUJOCO_GL" if asked else "")
     )
+
+
+def _load_before_gl() -> None:
+    """Load Triton, where torch would do so later, before Mesa's software renderer.
+
+    Both carry LLVM: Triton ends the process when it is loaded after Mesa, and not before it.
+    """
+    if "triton" not in sys.modules and importlib.util.find_spec("triton"):
+        with contextlib.suppress(Exception):
+            importlib.import_module("triton")
 
 
 def _forget_gl() -> None:

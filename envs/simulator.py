@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +16,10 @@ from envs.vector import Diverged
 
 DRAWN = 480
 """Height and width of the pictures of `render`, in pixels."""
+
+GL_HINT = (
+    "install EGL (Debian, Ubuntu: apt-get install libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6)"
+)
 
 _told: list[str] = []
 """MuJoCo's warnings since the last step; it keeps one handler of them for the process."""
@@ -26,6 +33,23 @@ def quiet() -> None:
     mujoco = sys.modules.get("mujoco")
     if mujoco is not None:
         mujoco.set_mju_user_warning(_told.append)
+
+
+def import_mujoco() -> None:
+    """Import MuJoCo, and keep it `quiet`.
+
+    Raises ImportError, in one line, where it is missing, or where the GL that MUJOCO_GL asks it to
+    load isn't there.
+    """
+    if importlib.util.find_spec("mujoco") is None:
+        raise ImportError("MuJoCo is missing: pip install 'sightline-rl[mujoco]'")
+    try:
+        importlib.import_module("mujoco")
+    except Exception as error:  # PyOpenGL raises whatever a missing library leads to
+        asked = os.environ.get("MUJOCO_GL")
+        hint = f"MUJOCO_GL is {asked!r}: unset it, or {GL_HINT}" if asked else "reinstall it"
+        raise ImportError(f"MuJoCo can't be imported ({error}); {hint}") from error
+    quiet()
 
 
 def simulation(env: gymnasium.Env[Any, Any]) -> tuple[Any, Any] | None:

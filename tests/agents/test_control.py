@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,15 @@ def test_from_pixels(tmp_path: Path, env: str) -> None:
         assert sum(1 for _ in film.decode(stream)) == told["lengths"][0]
 
 
+def test_torch_and_the_renderer_live_in_one_process(tmp_path: Path) -> None:
+    """Mesa and Triton both carry LLVM, and torch loads Triton when an optimiser is first made."""
+    pytest.importorskip("mujoco")
+    words = "train ddpg --env Hopper --pixels --size 24 --encoder-width 0.1 --steps 20 --trunk 4"
+    small = "--learning-starts 10 --batch-size 4 --eval-episodes 1 --max-episode-steps 5"
+    command = [sys.executable, "-m", "agents", *words.split(), *small.split()]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_policy_is_explained(tmp_path: Path, shared: bool) -> None:
     from agents.explain import explain, look, sanity
@@ -205,7 +216,7 @@ def test_pendulum_is_learned(tmp_path: Path) -> None:
     ddpg = agents.DDPG.on(
         "Pendulum-v1",
         out=str(tmp_path),
-        steps=6_000,
+        steps=9_000,
         random_steps=1_000,
         learning_starts=1_000,
         noise_steps=5_000,

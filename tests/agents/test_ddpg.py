@@ -276,6 +276,22 @@ def test_layers_are_as_wide_as_told() -> None:
     assert early.last.weight.abs().max() <= 3e-3 and early.last.bias.abs().max() <= 3e-3
 
 
+def test_bf16_tells_states_apart_and_stays_near_fp32() -> None:
+    wide = {"hidden": 64, "hidden_second": 48, "layer_norm": True, "final_init": 0.0}
+    exact, rounded = agent(wide), agent({**wide, "precision": "bf16"})
+    state = torch.randn(64, 5)
+    a, b = exact.online(state), rounded.online(state)
+    torch.testing.assert_close(a, b, atol=0.02, rtol=0.05)
+    # below the resolution of bfloat16 at 1
+    near = torch.ones(1, 5), torch.ones(1, 5) + 1e-3
+    assert not torch.equal(*(rounded.online.see(x) for x in near))
+    b1, error = batch((5,)), []
+    for made in (exact, rounded):
+        error.append(made.update(b1)[1])
+    torch.testing.assert_close(*error, atol=0.05, rtol=0.05)
+    assert all(p.dtype == torch.float32 for p in rounded.online.parameters())
+
+
 def test_actions_lie_in_the_unit_box_and_are_random_at_first() -> None:
     made = agent({"random_steps": 100, "noise_start": 2.0, "noise_final": 2.0})
     observation = torch.randn(500, 5)

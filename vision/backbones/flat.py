@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from vision.encoder import Encoder
@@ -20,5 +21,7 @@ class Flat(Encoder):
         self.channels, self.strides = (self.feature_dim,), ()
 
     def feature_maps(self, observation: Tensor) -> list[Tensor]:
-        """(B, *shape) -> the vector, (B, D); it has no stride."""
-        return [self.prepare(observation).flatten(1)]
+        """(B, *shape) -> the vector, (B, D) float32 always; it has no stride."""
+        # bfloat16 would round a state's small differences away
+        with torch.autocast(observation.device.type, enabled=False):
+            return [self.prepare(observation).flatten(1)]

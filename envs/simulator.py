@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ GL_HINT = (
     "install EGL (Debian, Ubuntu: apt-get install libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6)"
 )
 
-_told: list[str] = []
+_told: deque[str] = deque(maxlen=100)
 """MuJoCo's warnings since the last step; it keeps one handler of them for the process."""
 
 

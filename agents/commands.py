@@ -166,7 +166,7 @@ def _tell_sanity(folder: Path, seed: int, camera: str | None, **machine: Any) ->
     from rich.console import Console
     from rich.table import Table
 
-    from agents.explain import sanity
+    from agents.explain import conclusion, sanity
 
     found = sanity(folder, seed=seed, camera=camera, **machine)
     table = Table(title="rank correlation with the trained network's explanation")
@@ -176,6 +176,8 @@ def _tell_sanity(folder: Path, seed: int, camera: str | None, **machine: Any) ->
     for rows in zip(*found.values(), strict=True):
         table.add_row(rows[0].layer, *(f"{row.rank:.2f}" for row in rows))
     Console().print(table)
+    for name, rows in found.items():
+        print(f"{name}: {conclusion(rows)}")
 
 
 def do_check(words: list[str]) -> None:

@@ -208,11 +208,14 @@ class Film:
         import av
 
         factor = max(1, -(-self._least // picture.shape[0]))
-        picture = picture.repeat(factor, 0).repeat(factor, 1)
+        if factor > 1:
+            picture = picture.repeat(factor, 0).repeat(factor, 1)
         # H.264 with 4:2:0 colour wants even sides
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
         if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=self.rate)
+            # half of the usual preset's time, for a seventh more bytes
+            speed = {"preset": "veryfast"}
+            self._stream = self._container.add_stream("libx264", rate=self.rate, options=speed)
             self._stream.height, self._stream.width = picture.shape[:2]
             self._stream.pix_fmt = "yuv420p"
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")

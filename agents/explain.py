@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ HEIGHT = 420
 """Least height of a picture, in pixels; small ones are enlarged by a whole factor."""
 PANEL = 0.75
 """Width of the panel of action values, in heights of the picture."""
+FADE = 0.98
+"""Of the bars' scale, from picture to picture."""
 _INK, _PAPER, _BAR, _CHOSEN = (230, 230, 230), 24, (90, 110, 130), (240, 170, 60)
 
 
@@ -49,49 +52,64 @@ def look(
     return cam.cpu().numpy(), beside
 
 
-def picture_of(
-    agent: Agent,
-    observation: Observation,
-    action: np.ndarray,
-    picture: np.ndarray,
-    names: Sequence[str],
-    camera: str = "",
-) -> np.ndarray:
-    """A picture with what the agent looks at for the action of its first lane; see `still`."""
-    cam, beside = look(agent, observation, action, camera)
-    discrete = action.ndim == 1
-    labels = names if discrete else [f"action {i}" for i in range(action.shape[1])]
-    return still(picture, cam[0], beside[0], int(action[0]) if discrete else -1, labels)
+class Painter:
+    """Draws what an agent looks at, picture after picture, for the action of the first lane.
+
+    Bars have one scale, which fades: the moments of a film can be compared, near ones best.
+    """
+
+    def __init__(self, agent: Agent, names: Sequence[str], camera: str = "") -> None:
+        self._agent, self._names, self._camera = agent, names, camera
+        self._span = 0.0
+
+    def __call__(
+        self, observation: Observation, action: np.ndarray, picture: np.ndarray
+    ) -> np.ndarray:
+        """`picture` with the map over it and values, or the continuous action, beside it."""
+        cam, beside = look(self._agent, observation, action, self._camera)
+        self._span = max(FADE * self._span, float(np.ptp(beside[0])))
+        discrete = action.ndim == 1
+        names = self._names if discrete else [f"action {i}" for i in range(action.shape[1])]
+        chosen = int(action[0]) if discrete else -1
+        return still(picture, cam[0], beside[0], chosen, names, self._span)
 
 
 def still(
-    picture: np.ndarray, cam: np.ndarray, values: np.ndarray, chosen: int, names: Sequence[str]
+    picture: np.ndarray,
+    cam: np.ndarray,
+    values: np.ndarray,
+    chosen: int,
+    names: Sequence[str],
+    span: float = 0.0,
 ) -> np.ndarray:
     """A picture (H, W, 3) uint8 with the map (h, w) over it and the action values beside it.
 
-    `chosen` is the number of the value that stands out; -1 for none.
+    chosen  number of the value that stands out; -1 for none
+    span    difference from the lowest value that fills the panel, if the greatest here is below it
     """
     import cv2
 
     factor = max(1, -(-HEIGHT // picture.shape[0]))
-    big = picture.repeat(factor, 0).repeat(factor, 1)
-    height, width = big.shape[:2]
+    height, width = picture.shape[:2]
     heat = cv2.resize(cam, (width, height), interpolation=cv2.INTER_LINEAR).clip(0, 1)
     colour = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)[:, :, ::-1]
     share = 0.6 * heat[:, :, None]
-    seen = (big * (1 - share) + colour * share).round().astype(np.uint8)
+    seen = (picture * (1 - share) + colour * share).round().astype(np.uint8)
+    seen = seen.repeat(factor, 0).repeat(factor, 1)
+    height = len(seen)
 
     panel = np.full((height, int(PANEL * height), 3), _PAPER, np.uint8)
     row = height / len(values)
     scale = min(row / 40, 1.0)  # of the letters
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    span = max(span, float(values.max()) - low, 1e-9)
     for index, value in enumerate(values):
         top = int(index * row)
-        length = int((panel.shape[1] - 16) * (value - low) / max(high - low, 1e-9))
+        length = int((panel.shape[1] - 16) * (value - low) / span)
         colour_of = _CHOSEN if index == chosen else _BAR
         bar = (8, int(top + 0.55 * row)), (8 + length, int(top + 0.85 * row))
         cv2.rectangle(panel, *bar, colour_of, cv2.FILLED)
-        text, at = f"{names[index]}  {value:.2f}", (8, int(top + 0.45 * row))
+        text, at = f"{names[index]}  {value:.3f}", (8, int(top + 0.45 * row))
         cv2.putText(panel, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * scale, _INK, 1, cv2.LINE_AA)
     return np.concatenate([seen, panel], 1)
 
@@ -151,9 +169,10 @@ def explain(
 
     Each picture is one that the agent acted on: the console's own in Atari, elsewhere the newest
     frame of the observation. Over it lies Grad-CAM of the value of the action taken, beside it
-    stand all action values; of a policy's continuous action, Grad-CAM of its size, and the action.
-    `threads` and `tell` are those of `evaluate_run`. Raises ValueError where the agent sees no
-    images.
+    stand all action values, whose bars tell their differences, to a scale on which the greatest of
+    the last seconds fills the panel; of a policy's continuous action, Grad-CAM of its size, and the
+    action. `threads` and `tell` are those of `evaluate_run`. Raises ValueError where the agent sees
+    no images.
     """
     chosen = opened(folder, threads)
     atari = _is_atari(chosen)
@@ -166,13 +185,13 @@ def explain(
         path = video or new_video(folder)
         played: list[Episode] = []
         before: np.ndarray | None = None
+        paint = Painter(agent, env.action_names, camera)
         with Film(path, env.frame_rate, least_height=1) as film:
             for observation, action, _, ended in rollout(agent, env, share, seed):
                 if not atari:
                     before = shown(observation, spec, camera)
                 if before is not None:  # the first picture of a console comes after a step
-                    names = env.action_names
-                    film.add(picture_of(agent, observation, action, before, names, camera))
+                    film.add(paint(observation, action, before))
                 before = env.render() if atari else None
                 played += ended
                 if ended and tell is not None:
@@ -231,6 +250,21 @@ def sanity(
     return {
         name: randomisation_test(network, method, seed=seed) for name, method in methods.items()
     }
+
+
+def conclusion(rows: Sequence[Similarity]) -> str:
+    """What a row of `sanity` says of its explanation, in words.
+
+    Judged where all heads are random and the encoder is as trained: what is still alike there is
+    drawn from the picture and not from the values.
+    """
+    heads = [row for row in rows if not row.layer.startswith("encoder")]
+    left = heads[-1].rank
+    if math.isnan(left):
+        return "no map to compare: the explanations are constant"
+    if left < 0.5:
+        return f"{left:.2f} is left once the heads are random: it shows what they learned"
+    return f"{left:.2f} is left with random heads: much of it doesn't show what they learned"
 
 
 def _sight(

@@ -268,7 +268,7 @@ class Session:
 
     def _explain(self, log: Logger) -> None:
         """A still of what the agent looks at in the first lane."""
-        from agents.explain import camera_of, picture_of, shown
+        from agents.explain import Painter, camera_of, shown
 
         spec = observation_field(self.env)
         camera = camera_of(spec, self.config.env.env)
@@ -276,9 +276,8 @@ class Session:
         observation = (replay.recent if isinstance(replay, FeatureReplay) else replay).latest()
         draw = np.random.default_rng(0)  # of its own, which leaves training's alone
         best = self.agent.act(observation, explore=False, explorer=draw)
-        seen, names = shown(observation, spec, camera), self.env.action_names
-        image = picture_of(self.agent, observation, best, seen, names, camera)
-        log.image(self.step, "grad_cam", image)
+        paint = Painter(self.agent, self.env.action_names, camera)
+        log.image(self.step, "grad_cam", paint(observation, best, shown(observation, spec, camera)))
 
     def _describe(self) -> str:
         replay = self.replay

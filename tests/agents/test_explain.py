@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from agents.dqn import DQN
-from agents.explain import explain, look, newest, sanity, still
+from agents.explain import conclusion, explain, look, newest, sanity, still
 from agents.start import create
 from configs.dqn import DQNConfig
+from vision.sanity import Similarity
 
 BASE: dict[str, Any] = {
     "env": "tests.support:TaggedEnv", "steps": 60, "num_envs": 2, "learning_starts": 20,
@@ -73,6 +74,17 @@ def test_a_still_is_hot_where_the_map_is_and_marks_the_choice() -> None:
     assert orange[len(panel) // 2 :].any() and not orange[: len(panel) // 2].any()
 
 
+def test_bars_are_as_long_as_differences_where_a_span_is_given() -> None:
+    picture, cam = np.zeros((60, 50, 3), np.uint8), np.zeros((6, 5), np.float32)
+
+    def length(span: float) -> int:
+        found = still(picture, cam, np.array([1.0, 3.0]), 1, ("left", "right"), span)
+        return int((found == (240, 170, 60)).all(2).sum(1).max())
+
+    assert length(0) == length(1) == pytest.approx(2 * length(4), abs=10)
+    assert length(4) > 50
+
+
 def test_the_newest_frame_as_a_picture() -> None:
     grey = torch.arange(4, dtype=torch.uint8).view(4, 1, 1).expand(4, 2, 2)
     assert (newest(grey, 4) == 3).all() and newest(grey, 4).shape == (2, 2, 3)
@@ -102,6 +114,16 @@ def test_the_check_of_randomised_weights(tmp_path: Path) -> None:
     for rows in found.values():
         assert [row.layer for row in rows] == [row.layer for row in found["Grad-CAM"]]
         assert rows[0].layer == "value" and rows[-1].layer.startswith("encoder")
+
+
+def test_what_the_check_says_in_words() -> None:
+    def said(value: float, first: float) -> str:
+        ranks = {"value": value, "first": first, "encoder.convs.0": 0.0}
+        return conclusion([Similarity(layer, rank, rank) for layer, rank in ranks.items()])
+
+    assert said(0.9, 0.12) == "0.12 is left once the heads are random: it shows what they learned"
+    assert said(0.1, 0.8).startswith("0.80 is left with random heads: much of it doesn't show")
+    assert said(0.1, float("nan")).startswith("no map to compare")
 
 
 def test_stills_in_tensorboard(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -68,6 +68,15 @@ def interleave(
             if turn:
                 seconds[name].append(median(times))
     return seconds
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half of the 95% interval of a mean, by Student's t; None of one value."""
+    from agents.evaluate import student_t
+
+    if len(values) < 2:
+        return None
+    return student_t(len(values) - 1) * stdev(values) / len(values) ** 0.5
 
 
 def report(benchmark: str, rows: Sequence[Row], path: Path | None = None) -> None:

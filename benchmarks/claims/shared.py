@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.evaluate import student_t
-from benchmarks.harness import Row
+from benchmarks.harness import Row, half_interval
 
 SHAPES = ("triangle", "parallelogram", "ellipse")
 CLASSES = [(i,) for i in range(3)] + list(combinations_with_replacement(range(3), 2))
@@ -127,13 +126,6 @@ def error(net: nn.Module, data: Images) -> float:
 def row(case: str, system: str, values: Sequence[float], unit: str) -> Row:
     """The mean over seeds with its 95% interval."""
     return Row(case, system, float(np.mean(values)), unit, half_interval(values))
-
-
-def half_interval(values: Sequence[float]) -> float | None:
-    """Half of Student's 95% interval; None of one value."""
-    if len(values) < 2:
-        return None
-    return float(student_t(len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def verdict(claim: str, less: Sequence[float], more: Sequence[float]) -> str:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from benchmarks.claims import shared
-from benchmarks.claims.shared import CLASSES, half_interval, shapeset, verdict
+from benchmarks.claims.shared import CLASSES, shapeset, verdict
+from benchmarks.harness import half_interval
 
 SYSTEMS = {
     "glorot": {"standard", "normalised"},

@@ -1,0 +1,98 @@
+"""Encoders on one game at equal steps: nature, impala and resnet18, score and speed.
+
+    python -m benchmarks.backbones --env Breakout --steps 1_000_000 --out runs [--seeds 1]
+
+Each trains by the `default` preset with one thread, one run after the other; further options are
+those of `agents train`, and go to all. nature has the preset's width, impala half of its paper's,
+resnet18 a quarter with GroupNorm. The runs are ordinary ones: `python -m benchmarks.curve` draws
+them, and `agents explain` films what each looks at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+from agents.log import METRICS, read
+from benchmarks.harness import Row, half_interval, report
+from benchmarks.score import standing
+
+ENCODERS = {
+    "nature": "--encoder nature --encoder-width 0.5",
+    "impala": "--encoder impala --encoder-width 0.5",
+    "resnet18": "--encoder resnet18 --encoder-width 0.25 --encoder-norm group",
+}
+
+
+def train(words: list[str], out: Path) -> Path:
+    """Train a run with options of `agents train dqn`; its folder."""
+    before = set(out.iterdir())
+    program = [sys.executable, "-m", "agents", "train", "dqn", *words, "--out", str(out)]
+    ended = subprocess.run(program).returncode
+    made = sorted(set(out.glob("dqn-*")) - before)
+    if ended or not made or not (made[0] / "result.json").is_file():
+        raise SystemExit(f"no result of: {' '.join(program[1:])} (exit status {ended})")
+    return made[0]
+
+
+def figures(run: Path) -> dict[str, float]:
+    """A finished run's figures, by unit.
+
+    score    mean of the final evaluation
+    best     greatest mean of 100 training games in a row; NaN with fewer games
+    steps/s  agent steps a second once it learns, by the clock
+    """
+    lines = [line for line in read(run / METRICS) if line.get("updates", 0) > 0]
+    if len(lines) < 2:
+        raise SystemExit(f"{run}: too few lines with updates in {METRICS} to tell its speed")
+    first, last = lines[0], lines[-1]
+    return {
+        "score": json.loads((run / "result.json").read_text())["mean"],
+        "best": standing(run, [], 0.0).best,
+        "steps/s": (last["step"] - first["step"]) / (last["time"] - first["time"]),
+    }
+
+
+def rows(env: str, found: dict[str, list[dict[str, float]]]) -> list[Row]:
+    """A row a figure and encoder: the mean over its seeds with the 95% interval, if several."""
+    cases = {
+        "score": "final evaluation",
+        "best": "best mean of 100 training games",
+        "steps/s": "speed while learning",
+    }
+    made = []
+    for unit, case in cases.items():
+        for encoder, each in found.items():
+            values = [figure[unit] for figure in each]
+            made.append(Row(f"{env}, {case}", encoder, mean(values), unit, half_interval(values)))
+    return made
+
+
+def main() -> None:
+    """Train all, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--env", default="Breakout", help="an environment of agents train")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="agent steps of each run")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each encoder")
+    parser.add_argument("--names", nargs="+", default=list(ENCODERS), choices=ENCODERS)
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
+    options, further = parser.parse_known_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for seed in range(1, options.seeds + 1):
+        for name in options.names:
+            words = f"--env {options.env} --steps {options.steps} --seed {seed} --threads 1".split()
+            run = train([*words, *ENCODERS[name].split(), *further], options.out)
+            found[name].append(figures(run))
+            print(f"{name}, seed {seed}: {run}", flush=True)
+    report("backbones", rows(options.env, found), options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -176,8 +176,8 @@ def _tell_sanity(folder: Path, seed: int, camera: str | None, **machine: Any) ->
     for rows in zip(*found.values(), strict=True):
         table.add_row(rows[0].layer, *(f"{row.rank:.2f}" for row in rows))
     Console().print(table)
-    for name, rows in found.items():
-        print(f"{name}: {conclusion(rows)}")
+    for name, similarities in found.items():
+        print(f"{name}: {conclusion(similarities)}")
 
 
 def do_check(words: list[str]) -> None:

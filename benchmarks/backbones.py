@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from math import isfinite
 from pathlib import Path
 from statistics import mean
 
@@ -41,11 +42,11 @@ def train(words: list[str], out: Path) -> Path:
 
 
 def figures(run: Path) -> dict[str, float]:
-    """A finished run's figures, by unit.
+    """A finished run's figures.
 
     score    mean of the final evaluation
     best     greatest mean of 100 training games in a row; NaN with fewer games
-    steps/s  agent steps a second once it learns, by the clock
+    speed    agent steps a second once it learns, by the clock
     """
     lines = [line for line in read(run / METRICS) if line.get("updates", 0) > 0]
     if len(lines) < 2:
@@ -54,22 +55,24 @@ def figures(run: Path) -> dict[str, float]:
     return {
         "score": json.loads((run / "result.json").read_text())["mean"],
         "best": standing(run, [], 0.0).best,
-        "steps/s": (last["step"] - first["step"]) / (last["time"] - first["time"]),
+        "speed": (last["step"] - first["step"]) / (last["time"] - first["time"]),
     }
 
 
 def rows(env: str, found: dict[str, list[dict[str, float]]]) -> list[Row]:
     """A row a figure and encoder: the mean over its seeds with the 95% interval, if several."""
     cases = {
-        "score": "final evaluation",
-        "best": "best mean of 100 training games",
-        "steps/s": "speed while learning",
+        "score": ("final evaluation", "score"),
+        "best": ("best mean of 100 training games", "score"),
+        "speed": ("speed while learning", "steps/s"),
     }
     made = []
-    for unit, case in cases.items():
+    for figure, (case, unit) in cases.items():
         for encoder, each in found.items():
-            values = [figure[unit] for figure in each]
-            made.append(Row(f"{env}, {case}", encoder, mean(values), unit, half_interval(values)))
+            values = [run[figure] for run in each]
+            if all(map(isfinite, values)):
+                interval = half_interval(values)
+                made.append(Row(f"{env}, {case}", encoder, mean(values), unit, interval))
     return made
 
 

@@ -38,12 +38,16 @@ def folder(path: Path, score: float, speed: float) -> Path:
 def test_figures_of_runs_and_their_means(tmp_path: Path) -> None:
     one, two = folder(tmp_path / "1", 10.0, 50.0), folder(tmp_path / "2", 14.0, 50.0)
     # the last 100 games of 0 to 100
-    expected = {"score": 10.0, "best": 50.5, "steps/s": pytest.approx(50.0)}
+    expected = {"score": 10.0, "best": 50.5, "speed": pytest.approx(50.0)}
     assert figures(one) == expected
     made = rows("Breakout", {"nature": [figures(one), figures(two)], "impala": [figures(two)]})
     assert [(row.system, row.value) for row in made[:2]] == [("nature", 12.0), ("impala", 14.0)]
     # t of one degree of freedom times the deviation sqrt(8) over sqrt(2)
     assert made[0].interval == pytest.approx(12.7062 * 2) and made[1].interval is None
+    few = figures(two) | {"best": float("nan")}
+    assert {row.case for row in rows("E", {"nature": [few]})} == {
+        "E, final evaluation", "E, speed while learning"
+    }  # fmt: skip
     (one / "metrics.jsonl").write_text('{"step": 1, "updates": 0, "time": 1.0}\n')
     with pytest.raises(SystemExit, match="too few lines with updates"):
         figures(one)

@@ -289,9 +289,13 @@ def _machine_options(parser: Parser) -> None:
 
 
 def _machine(given: dict[str, Any]) -> dict[str, Any]:
-    """Those options' values."""
+    """Those options' values, and where notes go."""
     device = from_text("--device", given.get("device", "auto"), Literal["auto", "cpu", "cuda"])
-    return {"device": device, "threads": _count(given, "threads", None)}
+    return {"device": device, "threads": _count(given, "threads", None), "note": _note}
+
+
+def _note(text: str) -> None:
+    print(f"agents: {text}", file=sys.stderr)
 
 
 @contextmanager

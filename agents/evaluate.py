@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ import numpy as np
 import torch
 
 from agents import config
-from agents.loop import evaluate, rollout
+from agents.config import TrainConfig
+from agents.loop import Agent, evaluate, rollout
 from agents.player import load_agent
 from envs import make
 from envs.config import EnvConfig
@@ -87,78 +91,97 @@ def student_t(freedom: int) -> float:
     return sum(term / freedom**power for power, term in enumerate(terms))
 
 
-def evaluate_run(
+@dataclass
+class Stage:
+    """A run's agent in its environment, before an audience."""
+
+    config: TrainConfig
+    env: VectorEnv
+    agent: Agent
+    step: int
+    """Agent steps that it was trained for."""
+    epsilon: float
+    """Share of random actions: the protocol's, 0 outside Atari."""
+    tell: Callable[[Sequence[Episode]], None] | None
+    played: list[Episode] = field(default_factory=list)
+
+    def add(self, ended: Sequence[Episode]) -> None:
+        """Take down episodes that ended."""
+        self.played += ended
+        if ended and self.tell is not None:
+            self.tell(self.played)
+
+    def summary(self, **more: Any) -> dict[str, Any]:
+        """What was played, summed up."""
+        found = summary(self.played, self.env, self.epsilon)
+        found["text"] += f", trained for {self.step:,} steps"
+        return {"env": self.config.env.env, "step": self.step, **more, **found}
+
+
+@contextmanager
+def staged(
     folder: Path,
-    episodes: int = 30,
-    epsilon: float | None = None,
-    seed: int = 0,
+    seed: int,
+    episodes: int = 1,
     *,
+    render: bool = False,
     device: str = "auto",
     threads: int | None = None,
     tell: Callable[[Sequence[Episode]], None] | None = None,
+    note: Callable[[str], None] = warnings.warn,
+) -> Iterator[Stage]:
+    """The agent of a run folder, in as many environments as `episodes` keep busy.
+
+    render   lets the one environment be drawn
+    threads  for arithmetic; None takes the run's
+    tell     is called with the episodes so far, whenever some ended
+    note     is told of each checkpoint that is passed over because it is damaged
+    """
+    chosen = config.load(folder)
+    if threads or chosen.run.threads:
+        torch.set_num_threads(threads or chosen.run.threads)
+    many = 1 if render else lanes(chosen.env, episodes)
+    env = make(chosen.env, seed=seed, num_envs=many, evaluation=True, render=render)
+    try:
+        agent, step = load_agent(folder, chosen, env, device, note)
+        yield Stage(chosen, env, agent, step, evaluation_epsilon(env), tell)
+    finally:
+        env.close()
+
+
+def evaluate_run(
+    folder: Path, episodes: int = 30, epsilon: float | None = None, seed: int = 0, **where: Any
 ) -> dict[str, Any]:
     """Play whole episodes with the agent of a run folder and sum them up.
 
     epsilon  share of random actions; None takes the protocol's, 0 outside Atari
-    threads  for arithmetic; None takes the run's
-    tell     is called with the episodes so far, whenever some ended
+    where    options of `staged`
     """
-    chosen = opened(folder, threads)
-    env = make(chosen.env, seed=seed, num_envs=lanes(chosen.env, episodes), evaluation=True)
-    try:
-        agent = load_agent(folder, chosen, env, device)
-        share = evaluation_epsilon(env) if epsilon is None else epsilon
-        played: list[Episode] = []
-        for ended in evaluate(agent, env, episodes, share, seed):
-            played += ended
-            if ended and tell is not None:
-                tell(played)
-        return {"env": chosen.env.env, **summary(played, env, share)}
-    finally:
-        env.close()
+    with staged(folder, seed, episodes, **where) as stage:
+        if epsilon is not None:
+            stage.epsilon = epsilon
+        for ended in evaluate(stage.agent, stage.env, episodes, stage.epsilon, seed):
+            stage.add(ended)
+        return stage.summary()
 
 
 def play(
-    folder: Path,
-    video: Path | None = None,
-    episodes: int = 1,
-    seed: int = 0,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    tell: Callable[[Sequence[Episode]], None] | None = None,
+    folder: Path, video: Path | None = None, episodes: int = 1, seed: int = 0, **where: Any
 ) -> dict[str, Any]:
     """Film whole episodes in full size and colour; returns their summary and the film's path.
 
     The film is H.264 and shows one picture an agent step, at the game's own pace. Without `video`
-    it goes into the run folder, under videos/. `threads` and `tell` are `evaluate_run`'s.
+    it goes into the run folder, under videos/. `where` are options of `staged`.
     """
-    chosen = opened(folder, threads)
-    env = make(chosen.env, seed=seed, num_envs=1, evaluation=True, render=True)
-    try:
-        agent = load_agent(folder, chosen, env, device)
-        share = evaluation_epsilon(env)
+    with staged(folder, seed, render=True, **where) as stage:
         video = video or new_video(folder)
-        played: list[Episode] = []
-        with Film(video, env.frame_rate) as film:
-            for _, _, _, ended in rollout(agent, env, share, seed):
-                film.add(env.render())
-                played += ended
-                if ended and tell is not None:
-                    tell(played)
-                if len(played) >= episodes:
+        with Film(video, stage.env.frame_rate) as film:
+            for _, _, _, ended in rollout(stage.agent, stage.env, stage.epsilon, seed):
+                film.add(stage.env.render())
+                stage.add(ended)
+                if len(stage.played) >= episodes:
                     break
-        return {"env": chosen.env.env, "video": str(video), **summary(played, env, share)}
-    finally:
-        env.close()
-
-
-def opened(folder: Path, threads: int | None = None) -> config.TrainConfig:
-    """A run's config, with as many threads for arithmetic as asked, or as the run was given."""
-    chosen = config.load(folder)
-    if threads or chosen.run.threads:
-        torch.set_num_threads(threads or chosen.run.threads)
-    return chosen
+        return stage.summary(video=str(video))
 
 
 def new_video(folder: Path) -> Path:

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from agents import config
-from agents.evaluate import Film, evaluation_epsilon, new_video, opened, summary
+from agents.evaluate import Film, new_video, staged
 from agents.loop import Agent, observation_field, rollout
 from agents.perception import Eyes, features, images
-from agents.player import load_agent
 from configs.loader import unknown
-from envs import make
-from envs.vector import Episode
 from replay import Field, Observation
 from replay.types import Spec, move
 from vision import OnePart, grad_cam, guided_backprop, randomisation_test
@@ -158,59 +155,41 @@ def explain(
     episodes: int = 1,
     seed: int = 0,
     camera: str | None = None,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    tell: Callable[[Sequence[Episode]], None] | None = None,
+    **where: Any,
 ) -> dict[str, Any]:
     """Film whole episodes with what the agent looks at; returns their summary and the film's path.
 
     camera  the part of the observation to look at, where it has several; None takes the first image
+    where   options of `agents.evaluate.staged`
 
     Each picture is one that the agent acted on: the console's own in Atari, elsewhere the newest
     frame of the observation. Over it lies Grad-CAM of the value of the action taken, beside it
     stand all action values, whose bars tell their differences, to a scale on which the greatest of
     the last seconds fills the panel; of a policy's continuous action, Grad-CAM of its size, and the
-    action. `threads` and `tell` are those of `evaluate_run`. Raises ValueError where the agent sees
-    no images.
+    action. Raises ValueError where the agent sees no images.
     """
-    chosen = opened(folder, threads)
-    atari = _is_atari(chosen)
-    env = make(chosen.env, seed=seed, num_envs=1, evaluation=True, render=atari)
-    try:
-        spec = observation_field(env)
-        camera = camera_of(spec, chosen.env.env, camera)
-        agent = load_agent(folder, chosen, env, device)
-        share = evaluation_epsilon(env)
+    atari = _is_atari(folder)
+    with staged(folder, seed, render=atari, **where) as stage:
+        env, spec = stage.env, observation_field(stage.env)
+        camera = camera_of(spec, stage.config.env.env, camera)
         path = video or new_video(folder)
-        played: list[Episode] = []
         before: np.ndarray | None = None
-        paint = Painter(agent, env.action_names, camera)
+        paint = Painter(stage.agent, env.action_names, camera)
         with Film(path, env.frame_rate, least_height=1) as film:
-            for observation, action, _, ended in rollout(agent, env, share, seed):
+            for observation, action, _, ended in rollout(stage.agent, env, stage.epsilon, seed):
                 if not atari:
                     before = shown(observation, spec, camera)
                 if before is not None:  # the first picture of a console comes after a step
                     film.add(paint(observation, action, before))
                 before = env.render() if atari else None
-                played += ended
-                if ended and tell is not None:
-                    tell(played)
-                if len(played) >= episodes:
+                stage.add(ended)
+                if len(stage.played) >= episodes:
                     break
-        return {"env": chosen.env.env, "video": str(path), **summary(played, env, share)}
-    finally:
-        env.close()
+        return stage.summary(video=str(path))
 
 
 def sanity(
-    folder: Path,
-    samples: int = 16,
-    seed: int = 0,
-    camera: str | None = None,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
+    folder: Path, samples: int = 16, seed: int = 0, camera: str | None = None, **where: Any
 ) -> dict[str, list[Similarity]]:
     """Whether Grad-CAM and guided backpropagation depend on what this agent learned.
 
@@ -218,19 +197,15 @@ def sanity(
     same network whose layers were made random one after the other, from the output down (Adebayo et
     al. 2018, section 3.1): what stays alike doesn't show what was learned.
     """
-    chosen = opened(folder, threads)
-    env = make(chosen.env, seed=seed, num_envs=1, evaluation=True)
-    try:
-        camera = camera_of(observation_field(env), chosen.env.env, camera)
-        agent = load_agent(folder, chosen, env, device)
+    with staged(folder, seed, **where) as stage:
+        agent = stage.agent
+        camera = camera_of(observation_field(stage.env), stage.config.env.env, camera)
         seen: list[Observation] = []
-        for turn, (observation, *_) in enumerate(rollout(agent, env, 0.1, seed)):
+        for turn, (observation, *_) in enumerate(rollout(agent, stage.env, 0.1, seed)):
             if turn % 10 == 9:
                 seen.append(observation)
             if len(seen) == samples:
                 break
-    finally:
-        env.close()
     observations = move(_together(seen), agent.device)
     best = agent.act(observations, explore=False, explorer=np.random.default_rng(seed))
     network, _, target = agent.explained(torch.as_tensor(best, device=agent.device))
@@ -288,7 +263,7 @@ def _together(batches: list[Observation]) -> Observation:
     return torch.cat(batches)  # type: ignore[arg-type]
 
 
-def _is_atari(chosen: config.TrainConfig) -> bool:
+def _is_atari(folder: Path) -> bool:
     from envs.make import resolve
 
-    return resolve(chosen.env.env).kind == "atari"
+    return resolve(config.load(folder).env.env).kind == "atari"

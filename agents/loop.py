@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from agents.graph import Learner, Step, spend
 from agents.perception import Eyes
-from envs.vector import Drop, Episode, VectorEnv
+from envs.vector import Drop, Episode, Frame, VectorEnv
 from envs.vector import Step as EnvStep
 from replay import Field, Observation, PrioritizedReplay
 from replay.types import Spec, longest_stack
@@ -150,10 +150,16 @@ def remember(replay: PrioritizedReplay, action: np.ndarray, step: EnvStep) -> No
     gone = np.array([drop.lane for drop in step.dropped])
     kept = np.setdiff1d(np.arange(len(action)), gone)
     if kept.size:
-        parts = (step.frame, action, step.reward, step.terminated, step.truncated)
-        frame, taken, reward, terminated, truncated = (part[kept] for part in parts)
-        replay.add(frame, taken, reward, terminated, truncated, lanes=kept)
-    replay.reset(step.frame[gone], lanes=gone)
+        parts = (action, step.reward, step.terminated, step.truncated)
+        replay.add(_of(step.frame, kept), *(part[kept] for part in parts), lanes=kept)
+    replay.reset(_of(step.frame, gone), lanes=gone)
+
+
+def _of(frame: Frame, lanes: np.ndarray) -> Frame:
+    """The frames of some lanes."""
+    if isinstance(frame, dict):
+        return {name: part[lanes] for name, part in frame.items()}
+    return frame[lanes]
 
 
 def evaluate(

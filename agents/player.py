@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def load(folder: str | Path, device: str = "auto") -> Player:
     chosen = config.load(Path(folder))
     env = make(chosen.env, seed=0, num_envs=1)
     try:
-        agent = load_agent(Path(folder), chosen, env, device)
+        agent, _ = load_agent(Path(folder), chosen, env, device)
         return Player(
             agent,
             observation_field(env),
@@ -129,12 +130,22 @@ def load(folder: str | Path, device: str = "auto") -> Player:
         env.close()
 
 
-def load_agent(folder: Path, chosen: TrainConfig, env: Any, device: str = "auto") -> Agent:
-    """The agent of a run as its newest whole checkpoint holds it."""
-    found = checkpoint.latest(folder, without=("replay",))
+def load_agent(
+    folder: Path,
+    chosen: TrainConfig,
+    env: Any,
+    device: str = "auto",
+    note: Callable[[str], None] = warnings.warn,
+) -> tuple[Agent, int]:
+    """The agent of a run as its newest whole checkpoint holds it, and the steps it was trained for.
+
+    `note` is told of each checkpoint that is passed over because it is damaged.
+    """
+    found = checkpoint.latest(folder, note, without=("replay",))
     agent = build_agent(chosen, env, chosen.run.seed, pick_device(device))
-    restore(agent, checkpoint.load_tree(found / "state")["agent"], found)
-    return agent
+    state = checkpoint.load_tree(found / "state")
+    restore(agent, state["agent"], found)
+    return agent, state["step"]
 
 
 def _atari_frame(picture: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

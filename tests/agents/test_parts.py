@@ -253,3 +253,31 @@ def test_the_command_line_takes_it_all(
     frozen = ["--encoder-cache", "--encoder-freeze", "--encoder", "mlp"]
     assert main([*train_it, *frozen, "--env", "CartPole-v1"]) == 2
     assert "keeps features of images, and 'CartPole-v1' shows vectors" in capsys.readouterr().err
+
+
+def test_an_episode_that_is_dropped_leaves_no_trace_in_any_part() -> None:
+    from agents.loop import remember
+    from envs.vector import Drop, Step
+    from replay import Field, PrioritizedReplay
+
+    replay = PrioritizedReplay(
+        40, {"a": Field((2,), "float32"), "b": Field((1,), "float32")}, lanes=2
+    )
+    frame = {"a": np.zeros((2, 2), np.float32), "b": np.zeros((2, 1), np.float32)}
+    replay.reset(frame)
+    flags = np.zeros(2, bool)
+    for number in range(1, 4):
+        frame = {name: np.full_like(part, number) for name, part in frame.items()}
+        dropped = (Drop(1, "reward is nan"),) if number == 2 else ()
+        step = Step(frame, np.ones(2, np.float32), flags, flags, (), dropped)
+        remember(replay, np.zeros(2, np.int64), step)
+    batch = replay.sample(64, beta=1.0)
+    assert isinstance(batch.observation, dict) and isinstance(batch.next_observation, dict)
+    for name, part in batch.observation.items():
+        pairs = {
+            (float(x[0]), float(y[0]))
+            for x, y in zip(part, batch.next_observation[name], strict=True)
+        }
+        assert pairs == {(0, 1), (1, 2), (2, 3)}
+    # from 1 to 2 lane 0 alone went: the other's episode was dropped
+    assert replay.sampleable == 5

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-import os
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from envs.config import EnvConfig
+from envs.find import failed, find_callable, look_here
 from envs.names import EnvName, names, resolve
 from envs.protocol import PROTOCOLS, Protocol
 
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
     from envs.vector import VectorEnv
 
 __all__ = ["EnvName", "make", "names", "resolve"]
-
-OUR_PACKAGES = ("agents", "configs", "envs", "replay", "vision")
-"""Names that a module of a user's can't have: ours are found first."""
 
 MOST_ENVS = 4096
 """Environments in one process, at most."""
@@ -150,19 +145,13 @@ def _protocol(name: str) -> Protocol:
     raise ValueError(f"unknown protocol {name!r}; {hint}expected one of {', '.join(PROTOCOLS)}")
 
 
-def _look_here() -> None:
-    """Let Python import from the working folder, where console scripts do not look."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # at the end, so that it shadows nothing
-
-
 def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
     """A registered environment, without Gymnasium's checker: every step is checked anyway."""
     import gymnasium
 
     from envs.simulator import import_mujoco
 
-    _look_here()
+    look_here()
     spec = gymnasium.registry.get(id_)
     simulated = "gymnasium.envs.mujoco" in str(spec.entry_point if spec else "")
     if simulated:
@@ -174,7 +163,7 @@ def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"environment {id_!r} needs a package: {error}") from error
     except (Exception, SystemExit) as error:  # whatever its module or its constructor provokes
-        raise _failed(id_, error) from error
+        raise failed("environment", id_, error) from error
 
 
 def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
@@ -183,33 +172,9 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
 
     from envs.simulator import quiet
 
-    module_name, _, attribute = path.partition(":")
-    _look_here()
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _failed(path, error) from error  # the module is there; what it imports is not
-        root = module_name.partition(".")[0]
-        if root in OUR_PACKAGES:
-            raise ValueError(
-                f"environment {path!r}: {root!r} is the name of one of Sightline's packages, which "
-                "hides yours; give your folder another name"
-            ) from error
-        raise ValueError(
-            f"environment {path!r}: no module {error.name!r} in {os.getcwd()} or on Python's path "
-            "(PYTHONPATH); start where it can be imported"
-        ) from error
-    except (Exception, SystemExit) as error:
-        raise _failed(path, error) from error
-    if not hasattr(module, attribute):
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"environment {path!r}: {module_name} has no {attribute!r}{hint}")
+    factory = find_callable(path, "environment")
+    attribute = path.partition(":")[2]
     quiet()
-    factory = getattr(module, attribute)
-    if not callable(factory):
-        raise ValueError(f"environment {path!r}: {attribute} is no class and no function")
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):  # written in C, or no function at all
@@ -225,14 +190,7 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
     try:
         env = factory(render_mode="rgb_array") if render and accepts else factory()
     except (Exception, SystemExit) as error:
-        raise _failed(path, error) from error
+        raise failed("environment", path, error) from error
     if not isinstance(env, gymnasium.Env):
         raise ValueError(f"environment {path!r} made a {type(env).__name__}, not a gymnasium.Env")
     return env
-
-
-def _failed(name: str, error: BaseException) -> ValueError:
-    """What an environment raised when it was imported or made, in one line that names it."""
-    from envs.vector import told
-
-    return ValueError(f"environment {name!r} can't be made: {told(error)}")

@@ -89,7 +89,7 @@ def test_unknown_names_say_what_is_near(name: str, hint: str) -> None:
         ({"env": "no_such_module:Class"}, "no module 'no_such_module'"),
         ({"env": "tests.support:TagedEnv"}, "did you mean TaggedEnv"),
         ({"env": "threading:Event"}, "made a Event, not a gymnasium.Env"),
-        ({"env": "tests.support:__doc__"}, "__doc__ is no class and no function"),
+        ({"env": "tests.support:__doc__"}, "__doc__ is no function or class"),
         ({"env": "tests.support:Tag"}, "asks for env, episode, step, action"),
         ({"env": "nomodule:Name-v0"}, "'nomodule:Name-v0' can't be made"),
         ({"env": "envs.mine:World"}, "'envs' is the name of one of Sightline's packages"),

@@ -1,0 +1,284 @@
+"""A camera that is always up to date: one thread reads, and only the newest picture is kept.
+
+All times are `time.monotonic`'s: a jump of the system's clock changes nothing here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from envs.camera.sources import Picture, Source, SourceEnded, SourceLost, opener
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
+"""Seconds before the first attempt to reconnect, and at most; each wait doubles the last."""
+
+
+class Frame(NamedTuple):
+    """One picture of a camera."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8, RGB. Not to be written to."""
+    number: int
+    """Counts the camera's pictures from 1."""
+    time: float
+    """When it was read, by time.monotonic."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was read."""
+        return time.monotonic() - self.time
+
+
+class Camera(Protocol):
+    """Pictures as they come; a context manager, whose entry waits for the first one."""
+
+    def __enter__(self) -> Camera: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3) of every picture."""
+        ...
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second over the last seconds."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """The source has no more pictures: a file's end."""
+        ...
+
+    def latest(self) -> Frame:
+        """The newest picture, at once, however old: its `age` tells."""
+        ...
+
+    def read(self, timeout: float | None = None, *, after: int | None = None) -> Frame | None:
+        """The newest picture that is newer than number `after`, waiting for it.
+
+        Without `after`: newer than what `read` returned last. None after `timeout` seconds, or
+        where no more will come.
+        """
+        ...
+
+    def trouble(self) -> str:
+        """Why the newest picture should not be acted on; empty where it may."""
+        ...
+
+
+class Feed:
+    """A camera over any source: newest picture only, reconnection, and a watch for frozen feeds.
+
+    stale    seconds without a picture after which the feed counts as lost
+    frozen   seconds of one and the same picture after which it counts as frozen; 0 never. Where
+             the camera itself tells pictures apart (X-Timestamp), equal ones are no sign of it.
+    timeout  seconds to wait for the first picture, and for an answer of the network's
+    Pictures of another size than the first are dropped and counted: an agent can't see them.
+    """
+
+    def __init__(
+        self,
+        open_source: Callable[[Counter[str]], Source],
+        name: str = "camera",
+        *,
+        stale: float = 0.5,
+        frozen: float = 5.0,
+        timeout: float = 10.0,
+    ) -> None:
+        for option, value in (("stale", stale), ("timeout", timeout)):
+            if not value > 0:
+                raise ValueError(f"{option} is {value}; it must be above 0 seconds")
+        if not frozen >= 0:
+            raise ValueError(f"frozen is {frozen}; it must be 0 seconds or more")
+        self.name = name
+        self.counts: Counter[str] = Counter()
+        """Frames, and what was dropped: half, noise, long, size; skipped; and reconnections."""
+        self._open_source = open_source
+        self._stale, self._frozen, self._timeout = stale, frozen, timeout
+        self._source: Source | None = None
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self._frame: Frame | None = None
+        self._read_last = 0
+        self._moved_at = 0.0  # when a picture last differed from the one before
+        self._gap = 0.0  # mean seconds between pictures, over the last ten or so
+        self._fault = ""
+        self._refused: BaseException | None = None
+        self._ended = False
+
+    def __enter__(self) -> Feed:
+        """Open the source and wait for its first picture.
+
+        Raises ConnectionError, which says what was tried, where none comes.
+        """
+        if self._thread is not None:
+            raise RuntimeError(f"{self.name} is open already")
+        self._thread = threading.Thread(target=self._run, name=f"camera {self.name}", daemon=True)
+        self._thread.start()
+        with self._changed:
+            come = self._changed.wait_for(
+                lambda: self._frame or self._refused or self._ended, self._timeout + 1
+            )
+        if self._frame is None:
+            refused, ended = self._refused, self._ended
+            self.close()
+            if refused is not None and not isinstance(refused, SourceLost):
+                raise refused
+            why = str(refused) if refused else "it is empty" if ended else self._fault
+            waited = "" if come else f"no picture came within {self._timeout:g} s"
+            raise ConnectionError(f"camera {self.name}: {why or waited}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; a thread that hangs in a driver is left behind after two seconds."""
+        self._stop.set()
+        source = self._source
+        if source is not None:
+            source.interrupt()
+        if self._thread is not None:
+            self._thread.join(2.0)
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3) of every picture."""
+        return self.latest().image.shape
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second, over the last ten or so."""
+        return 1 / self._gap if self._gap else 0.0
+
+    @property
+    def ended(self) -> bool:
+        """The source has no more pictures, and the last one was read."""
+        return self._ended and (self._frame is None or self._read_last == self._frame.number)
+
+    def latest(self) -> Frame:
+        """The newest picture; RuntimeError before the camera was entered."""
+        if self._frame is None:
+            raise RuntimeError(f"{self.name} has not been opened: use it in a `with` block")
+        return self._frame
+
+    def read(self, timeout: float | None = None, *, after: int | None = None) -> Frame | None:
+        """The newest picture newer than `after`; see Camera."""
+        seen = self._read_last if after is None else after
+
+        def ready() -> bool:
+            newer = self._frame is not None and self._frame.number > seen
+            return newer or self._ended or self._stop.is_set()
+
+        with self._changed:
+            self._changed.wait_for(ready, timeout)
+            frame = self._frame
+        if frame is None or frame.number <= seen:
+            return None
+        self._read_last = frame.number
+        return frame
+
+    def trouble(self) -> str:
+        """What is wrong with the feed now; empty while all is well, and after a file's end."""
+        frame = self._frame
+        if self._ended:
+            return ""
+        if frame is None or frame.age > self._stale:
+            age = f"no frame for {frame.age:.1f} s" if frame else "no frame yet"
+            return f"{age}: {self._fault}" if self._fault else age
+        still = frame.time - self._moved_at
+        if self._frozen and still > self._frozen:
+            return f"the same frame for {still:.1f} s"
+        return ""
+
+    # What follows runs in the reader's thread.
+
+    def _run(self) -> None:
+        wait = FIRST_WAIT
+        while not self._stop.is_set():
+            try:
+                self._source = self._open_source(self.counts)
+                if self._frame is not None:
+                    self.counts["reconnects"] += 1
+                wait = self._pump(self._source, wait)
+            except SourceEnded:
+                with self._changed:
+                    self._ended = True
+                    self._changed.notify_all()
+                return
+            except Exception as error:  # whatever a source raises must not end the watch
+                self._fault = str(error) or type(error).__name__
+                if self._frame is None:
+                    with self._changed:
+                        self._refused = error
+                        self._changed.notify_all()
+                    return
+            finally:
+                if self._source is not None:
+                    self._source.close()
+                    self._source = None
+            self._stop.wait(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def _pump(self, source: Source, wait: float) -> float:
+        """Read until the source is lost; returns the wait before the next attempt."""
+        due = time.monotonic()
+        if source.pace:
+            self._stale = max(self._stale, 3 / source.pace)
+        while not self._stop.is_set():
+            if source.pace:
+                due = max(due + 1 / source.pace, time.monotonic() - 1)
+                if self._stop.wait(max(0.0, due - time.monotonic())):
+                    break
+            try:
+                picture = source.read()
+            except SourceLost as error:
+                if self._frame is None:
+                    raise
+                self._fault = str(error)
+                return wait
+            self._keep(picture, live=source.live)
+            wait = FIRST_WAIT
+        return wait
+
+    def _keep(self, picture: Picture, *, live: bool) -> None:
+        """Make a picture the newest; of a `live` source, one equal to the last is no news."""
+        now, last = time.monotonic(), self._frame
+        if last is not None and picture.image.shape != last.image.shape:
+            self.counts["size"] += 1
+            height, width = picture.image.shape[:2]
+            self._fault = f"its pictures are {height}x{width} now, {last.image.shape[:2]} before"
+            return
+        tells = live and not picture.moved and self._frozen > 0
+        if last is None or not (tells and np.array_equal(picture.image, last.image)):
+            self._moved_at = now
+        if last is not None:
+            gap = now - last.time
+            self._gap = gap if not self._gap else self._gap + 0.1 * (gap - self._gap)
+        self.counts["frames"] += 1
+        self._fault = ""
+        with self._changed:
+            self._frame = Frame(picture.image, 1 if last is None else last.number + 1, now)
+            self._changed.notify_all()
+
+
+def open_camera(source: str | int | Callable[[], Any], **options: Any) -> Feed:
+    """A camera for a `with` block, by a device's index, a URL, a path, module:function, a function.
+
+    `options` are Feed's stale, frozen and timeout. Raises ValueError for a text that is none of
+    these; entering raises ConnectionError where no picture comes.
+    """
+    timeout = options.get("timeout", 10.0)
+    name = getattr(source, "__name__", None) or str(source)
+    return Feed(opener(source, timeout), name, **options)

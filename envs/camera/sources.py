@@ -1,0 +1,253 @@
+"""Where pictures come from: devices, streams, video files, folders of images, functions.
+
+A source is read by one thread, which may wait in it; `envs.camera.feed` puts that thread around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""Endings of the files that a folder is read for."""
+FOLDER_RATE = 20.0
+"""Pictures a second of a folder, which has no pace of its own."""
+FILE_RATE = 30.0
+"""Pictures a second of a video file that does not say."""
+FUNCTION_RATE = 30.0
+"""Calls a second of a function, at most."""
+
+
+class SourceLost(RuntimeError):
+    """The source gives nothing now; it may come back."""
+
+
+class SourceEnded(RuntimeError):
+    """The last picture was read: the end of a file, no fault."""
+
+
+class Picture(NamedTuple):
+    """What a source read."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8, RGB."""
+    moved: bool
+    """The camera itself says that this is a new picture, though it may look like the last."""
+
+
+class Source(Protocol):
+    """One connection to a camera, read by one thread."""
+
+    pace: float
+    """Pictures a second to read; 0 where the source sets the pace itself."""
+    live: bool
+    """Its pictures are of now: equal ones may be a sign of a freeze."""
+
+    def read(self) -> Picture:
+        """The next picture. Raises SourceLost or SourceEnded where there is none."""
+        ...
+
+    def interrupt(self) -> None:
+        """End a read that waits in another thread, where that can be done."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it, in the thread that reads."""
+        ...
+
+
+class OpenCVSource:
+    """A device, an RTSP or other stream, or a video file, through cv2.VideoCapture."""
+
+    def __init__(self, target: int | str, *, live: bool, timeout: float) -> None:
+        import cv2
+
+        self.live = live
+        self._name = f"device {target}" if isinstance(target, int) else target
+        if hasattr(cv2, "setLogLevel"):
+            cv2.setLogLevel(0)  # its warnings say less than the lines here
+        if isinstance(target, int):
+            self._capture = cv2.VideoCapture(target)
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        else:
+            limit = int(timeout * 1000)
+            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
+            self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise SourceLost(self._why_closed(target))
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.pace = 0.0 if live else rate if 0 < rate <= 1000 else FILE_RATE
+        self._read_any = False
+
+    def read(self) -> Picture:
+        """The next picture of the capture."""
+        import cv2
+
+        whole, image = self._capture.read()
+        if not whole or image is None:
+            if self.live:
+                raise SourceLost(f"{self._name} gave no picture")
+            if not self._read_any:
+                raise SourceLost(
+                    f"{self._name} opens, but no picture of it can be decoded: OpenCV's FFmpeg may "
+                    "lack its codec, or the file is damaged"
+                )
+            raise SourceEnded(f"{self._name} ended")
+        self._read_any = True
+        return Picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), False)
+
+    def interrupt(self) -> None:
+        """Not possible: a capture may be released by the thread that reads it only."""
+
+    def close(self) -> None:
+        """Release the capture."""
+        self._capture.release()
+
+    def _why_closed(self, target: int | str) -> str:
+        if isinstance(target, int):
+            found = devices()
+            there = f"there are {', '.join(found)}" if found else "there is no /dev/video* here"
+            return f"device {target} doesn't open with OpenCV; {there}"
+        if self.live:
+            return f"{target} doesn't open with OpenCV's FFmpeg"
+        return (
+            f"{target} is no video that OpenCV's FFmpeg can open: it lacks the codec, or the file "
+            "is damaged"
+        )
+
+
+class FolderSource:
+    """The images of a folder, in the order of their names (2 before 10)."""
+
+    pace = FOLDER_RATE
+    live = False
+
+    def __init__(self, folder: Path, counts: Counter[str]) -> None:
+        self._counts = counts
+        files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+        if not files:
+            raise ValueError(f"folder {folder} holds no images ({', '.join(IMAGES)})")
+        self._name = str(folder)
+        self._files = iter(sorted(files, key=_by_number))
+
+    def read(self) -> Picture:
+        """The next image; files that can't be decoded are counted and passed over."""
+        import cv2
+
+        for path in self._files:
+            try:
+                data = np.frombuffer(path.read_bytes(), np.uint8)
+            except OSError:
+                data = np.zeros(0, np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+            if image is not None:
+                return Picture(image, False)
+            self._counts["noise"] += 1
+        raise SourceEnded(f"{self._name} ended")
+
+    def interrupt(self) -> None:
+        """Not possible, nor needed."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class FunctionSource:
+    """A Python function that returns a picture, uint8 (H, W, 3) or (H, W), or None for none."""
+
+    pace = FUNCTION_RATE
+    live = True
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def read(self) -> Picture:
+        """What the function returns; SourceLost where it raises or returns no picture."""
+        try:
+            image = self._function()
+        except StopIteration:
+            raise SourceEnded("the function ended") from None
+        except Exception as error:
+            raise SourceLost(f"the function raised {type(error).__name__}: {error}") from error
+        if image is None:
+            raise SourceLost("the function returned None")
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+            raise SourceLost(
+                f"the function returned {array.dtype} of shape {array.shape}; expected uint8 "
+                "(H, W, 3) or (H, W)"
+            )
+        if array.ndim == 2:
+            array = array[:, :, None].repeat(3, 2)
+        return Picture(array.copy(), False)  # a copy: some return one buffer again and again
+
+    def interrupt(self) -> None:
+        """Not possible, nor needed."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def opener(
+    source: str | int | Callable[[], Any], timeout: float
+) -> Callable[[Counter[str]], Source]:
+    """What opens `source` once, and again after it was lost; ValueError for a text that is none.
+
+    It is called with the counter of what is dropped: "half", "noise", "long", "skipped".
+
+    A device's index or /dev/videoN, rtsp://, http:// or another URL, a video file, a folder of
+    images, module:function, or a function.
+    """
+    if callable(source):
+        return lambda _: FunctionSource(source)
+    text = str(source).strip()
+    if found := re.fullmatch(r"(?:/dev/video)?(\d+)", text):
+        return lambda _: OpenCVSource(int(found[1]), live=True, timeout=timeout)
+    if re.match(r"https?://", text):
+        return lambda counts: _http(text, timeout, counts)
+    if "://" in text:
+        return lambda _: OpenCVSource(text, live=True, timeout=timeout)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return lambda counts: FolderSource(path, counts)
+    if path.is_file():
+        return lambda _: OpenCVSource(str(path), live=False, timeout=timeout)
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text):
+        from envs.find import find_callable
+
+        function = find_callable(text, "camera")
+        return lambda _: FunctionSource(function)
+    raise ValueError(
+        f"camera {text!r} is no device index (0), no URL (rtsp://, http://), no file or folder "
+        "that exists, and no module:function"
+    )
+
+
+def devices() -> list[str]:
+    """The video devices of this machine, as far as the system lists them."""
+    return [str(path) for path in sorted(Path("/dev").glob("video*"), key=_by_number)]
+
+
+def _http(url: str, timeout: float, counts: Counter[str]) -> Source:
+    """An MJPEG stream by our own reader; anything else over HTTP is FFmpeg's."""
+    from envs.camera.mjpeg import MjpegSource, NoMjpeg
+
+    try:
+        return MjpegSource(url, timeout, counts)
+    except NoMjpeg as error:
+        try:
+            return OpenCVSource(url, live=True, timeout=timeout)
+        except SourceLost:
+            raise SourceLost(f"{error}, and OpenCV's FFmpeg finds no video in it") from None
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """A key that puts frame2 before frame10."""
+    return [(int(part or 0), part) if part.isdigit() else (0, part)
+            for part in re.split(r"(\d+)", path.name)]  # fmt: skip

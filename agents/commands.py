@@ -42,7 +42,7 @@ def do_train(words: list[str]) -> None:
     if not {"-h", "--help", "--resume"} & {word.partition("=")[0] for word in words}:
         raise UsageError("name an algorithm first, such as: agents train dqn --env Breakout")
     given = parser.parse(words)
-    folder = _run_folder(given["resume"])
+    folder = run_folder(given["resume"])
     steps = _count(given, "steps", None)
     from agents.start import resume
 
@@ -96,7 +96,7 @@ def do_eval(words: list[str]) -> None:
     parser.option("--json", "Print all figures as JSON.", action="store_true")
     _machine_options(parser)
     given = parser.parse(words)
-    folder = _run_folder(given["folder"])
+    folder = run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 30), _count(given, "seed", 0, least=0)
     epsilon = None
     if "epsilon" in given:
@@ -117,13 +117,13 @@ def do_play(words: list[str]) -> None:
     )
     _film_options(parser)
     given = parser.parse(words)
-    folder = _run_folder(given["folder"])
+    folder = run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 1), _count(given, "seed", 0, least=0)
-    video = _video(given)
+    film = video(given)
     from agents.evaluate import play
 
     with _counted(episodes) as tell:
-        result = play(folder, video, episodes, seed, tell=tell, **_machine(given))
+        result = play(folder, film, episodes, seed, tell=tell, **_machine(given))
     print(result["text"])
     if result["video"]:
         print(f"video: {result['video']}")
@@ -144,7 +144,7 @@ def do_explain(words: list[str]) -> None:
         action="store_true",
     )
     given = parser.parse(words)
-    folder = _run_folder(given["folder"])
+    folder = run_folder(given["folder"])
     episodes, seed = _count(given, "episodes", 1), _count(given, "seed", 0, least=0)
     if "sanity" in given:
         for other in ("video", "episodes"):
@@ -152,12 +152,12 @@ def do_explain(words: list[str]) -> None:
                 raise UsageError(f"--{other} is of films, and --sanity makes none: leave one out")
         _tell_sanity(folder, seed, given.get("camera"), **_machine(given))
         return
-    video = _video(given)
+    film = video(given)
     from agents.explain import explain
 
     with _counted(episodes) as tell:
         camera = given.get("camera")
-        result = explain(folder, video, episodes, seed, camera, tell=tell, **_machine(given))
+        result = explain(folder, film, episodes, seed, camera, tell=tell, **_machine(given))
     print(result["text"])
     print(f"video: {result['video']}")
 
@@ -245,7 +245,7 @@ def _presets(algorithm: str) -> list[str]:
     return presets(algorithm)
 
 
-def _run_folder(text: str) -> Path:
+def run_folder(text: str) -> Path:
     """The folder of a run, once its config was read: a wrong one is told before torch loads."""
     from agents.config import load
 
@@ -319,13 +319,13 @@ def _counted(episodes: int) -> Iterator[Callable[[Sequence[Episode]], None] | No
         yield tell
 
 
-def _video(given: dict[str, Any]) -> Path | None:
-    """Where a film goes; None for a new one in the run folder."""
-    if "video" not in given:
+def video(given: dict[str, Any], option: str = "video") -> Path | None:
+    """The film that an option names, once it can be written; None where it isn't given."""
+    if option not in given:
         return None
-    video = Path(given["video"])
-    if video.suffix != ".mp4":
-        raise UsageError(f"--video is {str(video)!r}; its name must end in .mp4")
-    if not video.absolute().parent.is_dir():
-        raise UsageError(f"--video is {str(video)!r}; there is no folder {str(video.parent)!r}")
-    return video
+    path = Path(given[option])
+    if path.suffix != ".mp4":
+        raise UsageError(f"--{option} is {str(path)!r}; its name must end in .mp4")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--{option} is {str(path)!r}; there is no folder {str(path.parent)!r}")
+    return path

@@ -39,9 +39,11 @@ class Player:
         discrete: Mapping[str, int] | None = None,
     ) -> None:
         self.agent, self.frame = agent, frame
-        self._own_action, self._atari, self._discrete = own_action, atari, discrete or {}
+        self.own_action, self._atari, self._discrete = own_action, atari, discrete or {}
         self._memory = PrioritizedReplay(longest_stack(frame) + 2, frame, alpha=0.0)
         self._fresh = True
+        self.seen: Observation
+        """What the last action answers: (1, stack * C, H, W) or (1, D), of each part."""
 
     def reset(self) -> None:
         """Forget the frames of the episode that ended."""
@@ -57,8 +59,9 @@ class Player:
         Where training saw parts by name, the observation is a dict of them, nested or by path.
         Raises ValueError, naming both shapes, for anything else.
         """
-        action = self.agent.act(self._observe(observation), explore=False, epsilon=epsilon)
-        return self._own_action(action[0])
+        self.seen = self._observe(observation)
+        action = self.agent.act(self.seen, explore=False, epsilon=epsilon)
+        return self.own_action(action[0])
 
     def _observe(self, observation: Any) -> Observation:
         frame = self._frame(observation)

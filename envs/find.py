@@ -35,8 +35,8 @@ def find_callable(path: str, what: str, kind: str = "function or class") -> Call
         root = module_name.partition(".")[0]
         if root in OUR_PACKAGES:
             raise ValueError(
-                f"{what} {path!r}: {root!r} is the name of one of Sightline's packages, which hides "
-                "yours; give your folder another name"
+                f"{what} {path!r}: {root!r} is the name of one of Sightline's packages, which "
+                "hides yours; give your folder another name"
             ) from error
         raise ValueError(
             f"{what} {path!r}: no module {error.name!r} in {os.getcwd()} or on Python's path "

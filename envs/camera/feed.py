@@ -27,11 +27,11 @@ class Frame(NamedTuple):
     number: int
     """Counts the camera's pictures from 1."""
     time: float
-    """When it was read, by time.monotonic."""
+    """When it arrived, by time.monotonic."""
 
     @property
     def age(self) -> float:
-        """Seconds since it was read."""
+        """Seconds since it arrived."""
         return time.monotonic() - self.time
 
 
@@ -254,7 +254,7 @@ class Feed:
 
     def _keep(self, picture: Picture, *, live: bool) -> None:
         """Make a picture the newest; of a `live` source, one equal to the last is no news."""
-        now, last = time.monotonic(), self._frame
+        now, last = picture.time, self._frame
         if last is not None and picture.image.shape != last.image.shape:
             self.counts["size"] += 1
             height, width = picture.image.shape[:2]

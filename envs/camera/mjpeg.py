@@ -12,6 +12,7 @@ import http.client
 import socket
 import ssl
 import struct
+import time
 from collections import Counter
 from contextlib import suppress
 from typing import NamedTuple
@@ -151,6 +152,7 @@ class MjpegSource:
                 raise SourceLost(f"the connection broke: {error}") from None
             if not data:
                 raise SourceLost("the camera closed the connection")
+            arrived = time.monotonic()
             parts = self._parser.feed(data)
             while parts:
                 part = parts.pop()
@@ -159,7 +161,7 @@ class MjpegSource:
                     self._counts["skipped"] += len(parts)
                     moved = bool(part.stamp) and part.stamp != self._stamp
                     self._stamp = part.stamp
-                    return Picture(image, moved)
+                    return Picture(image, arrived, moved)
 
     def interrupt(self) -> None:
         """End the connection, and with it a read that waits in another thread."""

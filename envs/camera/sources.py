@@ -6,6 +6,7 @@ A source is read by one thread, which may wait in it; `envs.camera.feed` puts th
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,9 @@ class Picture(NamedTuple):
 
     image: np.ndarray
     """(H, W, 3) uint8, RGB."""
-    moved: bool
+    time: float
+    """When it arrived, by time.monotonic, before it was decoded."""
+    moved: bool = False
     """The camera itself says that this is a new picture, though it may look like the last."""
 
 
@@ -89,7 +92,9 @@ class OpenCVSource:
         """The next picture of the capture."""
         import cv2
 
-        whole, image = self._capture.read()
+        whole = self._capture.grab()
+        arrived = time.monotonic()
+        image = self._capture.retrieve()[1] if whole else None
         if not whole or image is None:
             if self.live:
                 raise SourceLost(f"{self._name} gave no picture")
@@ -100,7 +105,7 @@ class OpenCVSource:
                 )
             raise SourceEnded(f"{self._name} ended")
         self._read_any = True
-        return Picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), False)
+        return Picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), arrived)
 
     def interrupt(self) -> None:
         """Not possible: a capture may be released by the thread that reads it only."""
@@ -147,7 +152,7 @@ class FolderSource:
                 data = np.zeros(0, np.uint8)
             image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
             if image is not None:
-                return Picture(image, False)
+                return Picture(image, time.monotonic())
             self._counts["noise"] += 1
         raise SourceEnded(f"{self._name} ended")
 
@@ -185,7 +190,9 @@ class FunctionSource:
             )
         if array.ndim == 2:
             array = array[:, :, None].repeat(3, 2)
-        return Picture(array.copy(), False)  # a copy: some return one buffer again and again
+        return Picture(
+            array.copy(), time.monotonic()
+        )  # a copy: some return one buffer again and again
 
     def interrupt(self) -> None:
         """Not possible, nor needed."""

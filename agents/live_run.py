@@ -1,0 +1,279 @@
+"""`agents run`: a run folder, a camera and a sink put together, watched, and reported on."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from agents.errors import StorageError
+from agents.evaluate import opened
+from agents.live import Live
+from agents.live_config import LiveConfig, ViewConfig
+from agents.player import Player, load
+from agents.process import stoppable, write_text
+from agents.record import Recorder, Watcher
+from envs.camera.feed import Feed, open_camera
+from envs.camera.sinks import open_sink
+from envs.camera.view import Lens, View, lens, saved
+
+HEADROOM = 1.1
+"""Periods that an action may take, as a share of what it takes when nothing else runs."""
+
+
+def run_live(
+    folder: Path,
+    source: str,
+    config: LiveConfig,
+    view: View | None = None,
+    *,
+    record: Path | None = None,
+    show: bool = False,
+    explain: bool = False,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """Run a run folder's agent on a camera until it is stopped; returns the report.
+
+    The report is also written to `report`, or as live/NNN.json in the run folder, whatever ended
+    the run. Raises ValueError for a view that is not the agent's, for pictures that it can't see
+    and for a rate that this machine doesn't reach; ConnectionError for a camera or sink that
+    doesn't open, or that stayed away for longer than the limit.
+    """
+    view = agents_view(folder, view)
+    opened(folder)
+    line = Line()
+    with ExitStack() as stack:
+        player = load(folder)
+        if len(player.frame.shape) != 3:
+            raise ValueError(
+                f"run needs an agent that sees images; {folder} was trained on vectors "
+                f"{player.frame.shape}"
+            )
+        feed = open_camera(source, stale=config.stale, frozen=config.frozen)
+        stack.enter_context(feed)
+        _check_fit(player, feed, view)
+        _check_safe_action(player, config)
+        sink = open_sink(config.sink, token=config.token)
+        stack.callback(sink.close)
+        live = Live(player, feed, view, sink, config, zero=_zero(player), tell=line.tell)
+        _check_rate(live)
+        recorder, watcher = _watch(stack, player, view, feed, record, show, explain, line.tell)
+        live.watch = watcher
+        line.tell(f"{source}: {_size(feed.shape)} at {feed.rate:.0f} frames/s; actions to "
+                  f"{config.sink}; Ctrl-C ends it")  # fmt: skip
+        fault: ConnectionError | None = None
+        with stoppable() as stop:
+            stack.callback(line.close)
+            line.follow(live, stack)
+            try:
+                end = live.run(stop)
+            except ConnectionError as error:
+                fault, end = error, str(error)
+        result = {
+            "agent": str(folder), "camera": source, "sink": config.sink, "end": end,
+            **live.report(),
+        }  # fmt: skip
+    for part in (recorder, watcher):
+        if part is not None and part.fault:
+            line.tell(f"the film is not whole: {part.fault}")
+    path = report or _new_report(folder)
+    try:
+        write_text(path, json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise StorageError(f"the report {path} can't be written: {error.strerror}") from None
+    if fault is not None:
+        raise fault
+    return {**result, "report": str(path), "text": _text(result)}
+
+
+def agents_view(folder: Path, given: View | None) -> View:
+    """The view that an agent acts through: its own, or the given one where it has none.
+
+    Raises ValueError, naming what differs, where both are there and are not one.
+    """
+    own = saved(folder)
+    if own is None:
+        return given or View()
+    if given is not None and (told := View(own.source, *_steps(given)).differences(own)):
+        raise ValueError(f"this agent was trained through another view: {told} in training")
+    return own
+
+
+def read_view(options: ViewConfig) -> View | None:
+    """The view of the command line's options; None where none was given."""
+    if options == ViewConfig():
+        return None
+    found: Lens | None = None
+    if options.undistort:
+        text = Path(options.undistort).read_text(encoding="utf-8")
+        try:
+            found = lens(json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{options.undistort}: {error}") from None
+    crop = _numbers("crop", options.crop, ",", "TOP,LEFT,HEIGHT,WIDTH", 4)
+    resize = _numbers("resize", options.resize, "x", "HEIGHTxWIDTH, as in 84x84", 2)
+    return View(None, found, crop, options.mirror, options.grey, resize)
+
+
+class Line:
+    """What the person sees on stderr: a line that is written over, and messages above it."""
+
+    def __init__(self) -> None:
+        self._over = sys.stderr.isatty()
+        self._every = 1.0 if self._over else 10.0
+        self._stop = Event()
+        self._shown = 0
+
+    def tell(self, text: str) -> None:
+        """Print a message."""
+        self._wipe()
+        print(text, file=sys.stderr, flush=True)
+
+    def follow(self, live: Live, stack: ExitStack) -> None:
+        """Show the loop's progress from a thread, until the stack is left."""
+        import threading
+
+        def work() -> None:
+            while not self._stop.wait(self._every):
+                text = live.progress()
+                if self._over:
+                    print("\r" + text.ljust(self._shown), end="", file=sys.stderr, flush=True)
+                    self._shown = len(text)
+                else:
+                    print(text, file=sys.stderr, flush=True)
+
+        thread = threading.Thread(target=work, name="progress", daemon=True)
+        thread.start()
+        stack.callback(thread.join, 1.0)
+        stack.callback(self._stop.set)
+
+    def close(self) -> None:
+        """Leave the line."""
+        self._stop.set()
+        self._wipe()
+
+    def _wipe(self) -> None:
+        if self._shown:
+            print("\r" + " " * self._shown + "\r", end="", file=sys.stderr)
+            self._shown = 0
+
+
+def _watch(
+    stack: ExitStack,
+    player: Player,
+    view: View,
+    feed: Feed,
+    record: Path | None,
+    show: bool,
+    explain: bool,
+    tell: Callable[[str], None],
+) -> tuple[Recorder | None, Watcher | None]:
+    out: list[Callable[[Any, float], None]] = []
+    recorder = None
+    if record is not None:
+        recorder = Recorder(record)
+        stack.callback(recorder.close)
+        out.append(recorder.add)
+    if show:
+        from envs.camera.serve import Broadcast, PictureServer, encode
+
+        broadcast, begun = Broadcast(), time.monotonic()
+        server = PictureServer(
+            broadcast,
+            "agent's view",
+            lambda: {"shown": {"seconds": f"{time.monotonic() - begun:.0f}",
+                               "camera frames/s": f"{feed.rate:.1f}"}},
+            host="127.0.0.1",
+            port=0,
+        )  # fmt: skip
+        stack.callback(server.close)
+        out.append(lambda picture, _: broadcast.put(encode(picture, 85)))
+        tell(f"watch it at http://127.0.0.1:{server.port}/")
+    if not out:
+        return None, None
+    watcher = Watcher(player, view, explain, out)
+    stack.callback(watcher.close)
+    return recorder, watcher
+
+
+def _check_fit(player: Player, feed: Feed, view: View) -> None:
+    try:
+        player.act(view(feed.latest().image))
+    except ValueError as error:
+        channels, *size = player.frame.shape
+        grey = " --grey" if channels == 1 else ""
+        wanted = f"--resize {size[0]}x{size[1]}{grey}"
+        raise ValueError(
+            f"camera pictures of {_size(feed.shape)}: {error} (channels, height, width); where "
+            f"they show what training did, {wanted} makes them fit"
+        ) from None
+    player.reset()
+
+
+def _check_rate(live: Live) -> None:
+    took, rate = live.speed(), live.config.rate
+    if rate and took * HEADROOM > 1 / rate:
+        raise ValueError(
+            f"rate is {rate:g}; this machine reaches {1 / (took * HEADROOM):.0f} actions a second "
+            f"with this agent ({1e3 * took:.1f} ms each)"
+        )
+
+
+def _check_safe_action(player: Player, config: LiveConfig) -> None:
+    if config.safe_action in ("hold", "zero"):
+        return
+    first, count = _zero(player), player.agent.values(player.seen).shape[1]
+    if not first <= int(config.safe_action) < first + count:
+        raise ValueError(
+            f"safe_action is {config.safe_action}; this agent's actions are {first} to "
+            f"{first + count - 1}"
+        )
+
+
+def _zero(player: Player) -> int:
+    return player.first_action
+
+
+def _steps(view: View) -> tuple[Any, ...]:
+    return view.undistort, view.crop, view.mirror, view.grey, view.resize
+
+
+def _new_report(folder: Path) -> Path:
+    (folder / "live").mkdir(exist_ok=True)
+    taken = [int(p.stem) for p in (folder / "live").glob("*.json") if p.stem.isdecimal()]
+    return folder / "live" / f"{max(taken, default=0) + 1:03d}.json"
+
+
+def _numbers(name: str, text: str, between: str, form: str, count: int) -> Any:
+    if not text:
+        return None
+    parts = text.replace(" ", "").split(between)
+    if len(parts) != count or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--{name} is {text!r}; expected {form}")
+    return tuple(int(part) for part in parts)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"
+
+
+def _text(result: dict[str, Any]) -> str:
+    messages, ends = result["messages"], {"ended": "the feed ended", "time": "time is up"}
+    asked = f" of {result['rate']:g} asked" if result["rate"] else ""
+    parts = [
+        f"{ends.get(result['end'], result['end'])} after {result['seconds']:.1f} s: "
+        f"{messages['actions']:,} actions, {result['reached']:.1f}/s{asked}"
+    ]
+    for name, key in (("age", "age_ms"), ("inference", "inference_ms"),
+                      ("end to end", "end_to_end_ms")):  # fmt: skip
+        found = result[key]
+        if found["p50"] is not None:
+            parts.append(f"{name} {found['p50']:.1f}/{found['p95']:.1f}/{found['p99']:.1f} ms")
+    parts.append(f"missed {messages['missed']:,}, safe {messages['safe']:,}, "
+                 f"dropped {messages['dropped']:,}")  # fmt: skip
+    return ", ".join(parts)

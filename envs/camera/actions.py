@@ -1,0 +1,171 @@
+"""The receiving end: actions that arrive as lines of JSON, of which the newest counts.
+
+Whoever can reach the port can send anything, so every message has a size limit, is checked against
+the action space, and where a token is asked for, must bring it. What fails is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+MAX_MESSAGE = 4096
+"""Bytes of one message, at most."""
+CONNECTIONS = 16
+"""Connections at a time."""
+IDLE = 60.0
+"""Seconds after which a silent connection is closed."""
+
+
+class Inbox:
+    """The newest valid action; shared by every way in.
+
+    first_action  the environment's own number for action 0 of a Discrete space
+    tell          called with one line about what was dropped, at most once a second
+    """
+
+    def __init__(
+        self,
+        space: gymnasium.Space[Any],
+        first_action: int = 0,
+        token: str = "",
+        tell: Callable[[str], None] = print,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        """Messages by what became of them: taken, long, malformed, token, action."""
+        self.arrived = 0.0
+        """When the newest one came, by time.monotonic; 0 before the first."""
+        self._space, self._first = space, first_action
+        self._token, self._tell = token.encode(), tell
+        self._told = -math.inf
+        self._lock = threading.Lock()
+        if isinstance(space, gymnasium.spaces.Discrete):
+            self._newest: Any = 0
+        else:
+            assert space.shape is not None
+            self._newest = np.zeros(space.shape, np.float32)
+
+    def newest(self) -> np.ndarray:
+        """The action for one lane: (1,) integers from 0, or (1, *shape) floats."""
+        return np.asarray(self._newest)[None]
+
+    def take(self, message: bytes) -> str:
+        """Take one message; returns why it was dropped, empty where it was taken."""
+        kind, why = self._check(message)
+        with self._lock:
+            self.counts[kind] += 1
+            now = time.monotonic()
+            if kind == "taken":
+                self.arrived = now
+            elif now - self._told >= 1:
+                self._told = now
+                dropped = sum(self.counts.values()) - self.counts["taken"]
+                self._tell(f"action dropped ({dropped:,} so far): {why}")
+        return why
+
+    def _check(self, message: bytes) -> tuple[str, str]:
+        if len(message) > MAX_MESSAGE:
+            return "long", f"it is longer than {MAX_MESSAGE} bytes"
+        try:
+            content = json.loads(message)
+        except (ValueError, RecursionError):
+            return "malformed", f"it is no JSON: {message[:40]!r}"
+        if not isinstance(content, dict) or "action" not in content:
+            return "malformed", 'it is no object with an "action"'
+        if self._token:
+            token = content.get("token")
+            given = token.encode("utf-8", "replace") if isinstance(token, str) else b""
+            if not hmac.compare_digest(given, self._token):
+                return "token", "its token is missing or wrong"
+        return self._check_action(content["action"])
+
+    def _check_action(self, action: Any) -> tuple[str, str]:
+        if isinstance(self._space, gymnasium.spaces.Discrete):
+            last = self._first + int(self._space.n) - 1
+            if isinstance(action, bool) or not isinstance(action, int):
+                return "action", f"action is {str(action)[:40]!r}; expected a whole number"
+            if not self._first <= action <= last:
+                return "action", f"action is {action}; expected {self._first} to {last}"
+            self._newest = action - self._first
+            return "taken", ""
+        try:
+            array = np.asarray(action, np.float32)
+        except (TypeError, ValueError, OverflowError):
+            return "action", f"action is {str(action)[:40]!r}; expected numbers"
+        if array.shape != self._space.shape or not np.isfinite(array).all():
+            return "action", f"action has shape {array.shape}; expected {self._space.shape}, finite"
+        self._newest = array
+        return "taken", ""
+
+
+class ActionPort:
+    """A TCP port that takes lines of JSON into an inbox, from several connections."""
+
+    def __init__(self, inbox: Inbox, host: str, port: int) -> None:
+        self._inbox = inbox
+        try:
+            self._listener = socket.create_server((host, port))
+        except OSError as error:
+            raise ConnectionError(f"port {port} on {host}: {error.strerror}") from None
+        self.port = int(self._listener.getsockname()[1])
+        self._slots = threading.Semaphore(CONNECTIONS)
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._accept, name="actions", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening and drop every connection."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for connection in self._open:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join(2)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._slots.acquire(blocking=False):
+                self._inbox.counts["refused connections"] += 1
+                connection.close()
+                continue
+            with self._lock:
+                self._open.add(connection)
+            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        pending = b""
+        try:
+            connection.settimeout(IDLE)
+            while data := connection.recv(MAX_MESSAGE):
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        self._inbox.take(line)
+                if len(pending) > MAX_MESSAGE:  # a line without an end: nothing after it is sure
+                    self._inbox.take(pending)
+                    return
+        except OSError:
+            pass
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
+            self._slots.release()

@@ -1,0 +1,262 @@
+"""Where actions go: lines of JSON on stdout, over TCP or UDP, or calls of a Python function.
+
+A message is one object on one line:
+
+    {"seq": 17, "time": 1738312345.123456, "action": 3, "frame": 40, "age_ms": 6.1, "safe": false}
+
+`seq` counts from 1 what was sent or tried, so a gap tells what was dropped; `time` is Unix time;
+`action` is the environment's own number, or a list of floats; `frame` is the camera's picture that
+it answers, `age_ms` how old that was, and `safe` marks the safe action. `token` comes with it where
+the receiver asks for one.
+
+Nothing is ever kept for later: an action that can't go out at once is dropped.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+Message = dict[str, Any]
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
+"""Seconds between attempts to reconnect; each wait doubles the last."""
+KINDS = ("stdout", "tcp://HOST:PORT", "udp://HOST:PORT", "module:function")
+
+
+class Sink(Protocol):
+    """Takes actions away; never waits, never raises for what goes wrong on the way."""
+
+    fault: str
+    """Why the last message was dropped; empty where it went out."""
+    hopeless: bool
+    """It is gone and can't come back."""
+
+    def send(self, message: Message) -> bool:
+        """Whether the message went out; otherwise it was dropped and `fault` says why."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class LineSink:
+    """Standard output, a line a message; dropped where the reader doesn't keep up."""
+
+    def __init__(self) -> None:
+        self.fault, self.hopeless = "", False
+
+    def send(self, message: Message) -> bool:
+        """Write one line, unless that would wait."""
+        try:
+            if not select.select([], [sys.stdout], [], 0)[1]:
+                self.fault = "stdout's reader doesn't keep up"
+                return False
+            sys.stdout.write(json.dumps(message) + "\n")
+            sys.stdout.flush()
+        except (OSError, ValueError) as error:
+            self.fault, self.hopeless = f"stdout is closed: {error}", True
+            return False
+        self.fault = ""
+        return True
+
+    def close(self) -> None:
+        """Standard output stays."""
+
+
+class FunctionSink:
+    """A function called with the action alone: an int, or an array of floats.
+
+    It runs in the control loop, so what it takes is the loop's time. One that raises has dropped
+    the action.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.fault, self.hopeless = "", False
+        self._function = function
+
+    def send(self, message: Message) -> bool:
+        """Call the function."""
+        try:
+            self._function(message["action"])
+        except Exception as error:
+            self.fault = f"the sink raised {type(error).__name__}: {error}"
+            return False
+        self.fault = ""
+        return True
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class UdpSink:
+    """A datagram a message; whether it arrived is known only where the port was closed."""
+
+    def __init__(self, host: str, port: int, token: str = "") -> None:
+        self.fault, self.hopeless = "", False
+        self._token = token
+        family, address = _resolve(host, port, socket.SOCK_DGRAM)
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.connect(address)
+
+    def send(self, message: Message) -> bool:
+        """Send one datagram."""
+        try:
+            self._socket.send(_line(message, self._token))
+        except OSError as error:
+            self.fault = f"udp: {error.strerror}"
+            return False
+        self.fault = ""
+        return True
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class TcpSink:
+    """A connection that is made again, with growing pauses, whenever it breaks."""
+
+    def __init__(self, host: str, port: int, token: str = "") -> None:
+        self.fault, self.hopeless = "", False
+        self._token = token
+        self._name = f"tcp://{host}:{port}"
+        self._family, self._address = _resolve(host, port, socket.SOCK_STREAM)
+        self._socket: socket.socket | None = None
+        self._connected = False
+        self._wait, self._next = FIRST_WAIT, 0.0
+
+    def connect(self, timeout: float) -> None:
+        """Wait for the connection; ConnectionError where it isn't made in time."""
+        end = time.monotonic() + timeout
+        while not self._ready():
+            refused = self._next > time.monotonic()  # an attempt failed; here one is enough
+            if refused or time.monotonic() >= end:
+                self.close()
+                raise ConnectionError(f"sink {self._name}: {self.fault or 'no answer'}")
+            assert self._socket is not None
+            select.select([], [self._socket], [], max(0.0, end - time.monotonic()))
+
+    def send(self, message: Message) -> bool:
+        """Send one line, if the connection stands and takes it whole."""
+        if not self._ready():
+            return False
+        assert self._socket is not None
+        line = _line(message, self._token)
+        try:
+            sent = self._socket.send(line)
+        except BlockingIOError:
+            self.fault = f"{self._name} doesn't keep up"
+            return False
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return False
+        if sent < len(line):  # half a line would spoil the next
+            self._lost("it doesn't keep up")
+            return False
+        self.fault = ""
+        return True
+
+    def close(self) -> None:
+        """Close the connection; what was sent before still arrives."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+            self._socket.close()
+        self._socket, self._connected = None, False
+
+    def _ready(self) -> bool:
+        """Whether the connection stands; makes a step towards it where it doesn't."""
+        if self._socket is not None and self._connected:
+            return self._heard()
+        if self._socket is None:
+            if time.monotonic() < self._next:
+                return False
+            self._socket = socket.socket(self._family, socket.SOCK_STREAM)
+            self._socket.setblocking(False)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # as small as the system lets it be: what waits in it is stale
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            result = self._socket.connect_ex(self._address)
+            if result not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+                self._lost(os.strerror(result))
+                return False
+        if not select.select([], [self._socket], [], 0)[1]:
+            return False
+        if failed := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._lost(os.strerror(failed))
+            return False
+        self._connected, self._wait = True, FIRST_WAIT
+        return True
+
+    def _heard(self) -> bool:
+        """Whether the other side is still there; what it says is thrown away."""
+        assert self._socket is not None
+        try:
+            for _ in range(16):
+                if self._socket.recv(4096) == b"":
+                    self._lost("the other side closed the connection")
+                    return False
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return False
+        return True
+
+    def _lost(self, why: str) -> None:
+        self.close()
+        self.fault = f"{self._name}: {why}"
+        self._next = time.monotonic() + self._wait
+        self._wait = min(2 * self._wait, LONGEST_WAIT)
+
+
+def open_sink(sink: str | Callable[[Any], Any], *, token: str = "", timeout: float = 3.0) -> Sink:
+    """The sink by its name: stdout, tcp://, udp://, module:function, or a function.
+
+    Raises ValueError for a name that is none of these, ConnectionError where a TCP connection is
+    not made within `timeout` seconds.
+    """
+    if callable(sink):
+        return FunctionSink(sink)
+    if sink == "stdout":
+        return LineSink()
+    if found := re.fullmatch(r"(tcp|udp)://(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d+)/?", sink):
+        host, port = found[2].strip("[]"), int(found[3])
+        if not 0 < port < 65536:
+            raise ValueError(f"sink {sink!r}: port {port} must lie in [1, 65535]")
+        if found[1] == "udp":
+            return UdpSink(host, port, token)
+        tcp = TcpSink(host, port, token)
+        tcp.connect(timeout)
+        return tcp
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", sink):
+        from envs.find import find_callable
+
+        return FunctionSink(find_callable(sink, "sink"))
+    raise ValueError(f"unknown sink {sink!r}; expected {', '.join(KINDS)}")
+
+
+def _line(message: Message, token: str) -> bytes:
+    whole = {**message, "token": token} if token else message
+    return json.dumps(whole).encode() + b"\n"
+
+
+def _resolve(host: str, port: int, kind: int) -> tuple[int, Any]:
+    """Family and address, looked up once: a look-up can't be hurried."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=kind)[0]
+    except OSError as error:
+        raise ConnectionError(f"sink {host}:{port}: {error.strerror}") from None
+    return family, address

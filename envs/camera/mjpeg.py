@@ -153,6 +153,7 @@ class MjpegSource:
             if not data:
                 raise SourceLost("the camera closed the connection")
             arrived = time.monotonic()
+            self._acknowledge()
             parts = self._parser.feed(data)
             while parts:
                 part = parts.pop()
@@ -162,6 +163,15 @@ class MjpegSource:
                     moved = bool(part.stamp) and part.stamp != self._stamp
                     self._stamp = part.stamp
                     return Picture(image, arrived, moved)
+
+    def _acknowledge(self) -> None:
+        """Acknowledge at once: many cameras hold back the end of a picture (Nagle) until then.
+
+        Linux forgets the wish, so it is told again with every read.
+        """
+        if hasattr(socket, "TCP_QUICKACK"):
+            with suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def interrupt(self) -> None:
         """End the connection, and with it a read that waits in another thread."""

@@ -59,7 +59,7 @@ class LineSink:
     def send(self, message: Message) -> bool:
         """Write one line, unless that would wait."""
         try:
-            if not select.select([], [sys.stdout], [], 0)[1]:
+            if self._full():
                 self.fault = "stdout's reader doesn't keep up"
                 return False
             sys.stdout.write(json.dumps(message) + "\n")
@@ -72,6 +72,14 @@ class LineSink:
 
     def close(self) -> None:
         """Standard output stays."""
+
+    @staticmethod
+    def _full() -> bool:
+        try:
+            output = sys.stdout.fileno()
+        except (OSError, ValueError):  # a notebook's, which never waits
+            return False
+        return not select.select([], [output], [], 0)[1]
 
 
 class FunctionSink:

@@ -196,6 +196,12 @@ def test_list_envs_and_encoders(tell: Told) -> None:
         ("eval RUN --jsn", "unknown option '--jsn'; did you mean '--json'?"),
         ("play RUN --video film.avi", "--video is 'film.avi'; its name must end in .mp4"),
         ("play RUN --video no/film.mp4", "--video is 'no/film.mp4'; there is no folder 'no'"),
+        ("run RUN", "--camera is missing, such as: agents run DIR --camera 0"),
+        ("run nowhere --camera 0", "no run folder at nowhere"),
+        ("run RUN --camera 0 --rate -3", "rate is -3; it must lie in [0, 1000] actions a second"),
+        ("run RUN --camera 0 --sync x", "unknown option '--sync'; did you mean '--sink'?"),
+        ("camera-sim", "--env is missing, such as: agents camera-sim --env Breakout"),
+        ("camera-sim --env Pong --port 70000", "--port is 70000; it must lie in [0, 65535]"),
         ("list", "WHAT is missing; see agents list --help"),
         ("list preset", "unknown list 'preset'; did you mean 'presets'?"),
     ],
@@ -312,6 +318,8 @@ HELPS = [
     "train ddpg --help",
     "eval --help",
     "play --help",
+    "run --help",
+    "camera-sim --help",
 ]
 
 LIGHT = f"""

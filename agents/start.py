@@ -16,6 +16,7 @@ from agents.config import TrainConfig
 from agents.errors import CheckpointError
 from agents.loop import shows_images
 from agents.process import keep_freed_memory, locked
+from agents.rig import keep_view, single
 from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
 from envs import EnvFault, make
 from envs.make import ATARI_ONLY
@@ -28,7 +29,7 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     Raises ValueError or TypeError, in one line, for a wrong option, environment or encoder, and
     MemoryError where the replay does not fit; nothing is written then.
     """
-    chosen = _resolve(algorithm, preset, overrides)
+    chosen = single(_resolve(algorithm, preset, overrides), overrides)
     session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
     try:
         if chosen.run.explain_every and not shows_images(session.env):
@@ -44,6 +45,7 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
         session.agent.values(session.replay.latest())  # what it can't digest is told here and now
         session.run_dir = config.make_run_dir(chosen)
         chosen.save(session.run_dir)
+        keep_view(session.run_dir, session.env)
     except BaseException:
         session.close()
         raise
@@ -95,6 +97,7 @@ def resume(folder: Path, steps: int | None = None) -> Session:
     notes: list[str] = []
     with locked(folder):
         session = _restored(folder, chosen, notes)
+        keep_view(folder, session.env)
         if steps is not None:
             chosen.save(folder)
     at = f"resumed at step {session.step:,} of {chosen.run.steps:,}"

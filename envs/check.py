@@ -138,6 +138,9 @@ def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Fin
 
 
 def _seeding(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Finding]:
+    if env.spec is not None and env.spec.nondeterministic:
+        yield Finding("note", "it says itself that its course of events can't be repeated")
+        return
     first, second = (_trajectory(env, parts, seed + 1) for _ in range(2))
     if not _equal(first[0], second[0]):
         yield Finding(

@@ -146,6 +146,11 @@ class Lanes:
             )
         return picture
 
+    @property
+    def view(self) -> Any:
+        """What lane 0 makes of its camera's pictures; None where it has no such thing."""
+        return getattr(self._envs[0].unwrapped, "view", None)
+
     def get_state(self) -> dict[str, Any] | None:
         """Exact state of every lane (see `envs.state`), or None where one has none."""
         self._turns.rest()

@@ -12,6 +12,7 @@ from typing import Any
 
 _PUBLIC = {
     "Encoder": "vision.encoder",
+    "GoalReward": "vision.goal",
     "JointEncoder": "vision.joint",
     "OnePart": "vision.joint",
     "build_encoder": "vision.encoder",

@@ -199,7 +199,7 @@ def test_list_envs_and_encoders(tell: Told) -> None:
         ("run RUN", "--camera is missing, such as: agents run DIR --camera 0"),
         ("run nowhere --camera 0", "no run folder at nowhere"),
         ("run RUN --camera 0 --rate -3", "rate is -3; it must lie in [0, 1000] actions a second"),
-        ("run RUN --camera 0 --sync x", "unknown option '--sync'; did you mean '--sink'?"),
+        ("run RUN --camera 0 --sinc x", "unknown option '--sinc'; did you mean '--sink'?"),
         ("camera-sim", "--env is missing, such as: agents camera-sim --env Breakout"),
         ("camera-sim --env Pong --port 70000", "--port is 70000; it must lie in [0, 65535]"),
         ("list", "WHAT is missing; see agents list --help"),

@@ -1,0 +1,246 @@
+"""Training through a camera: a Gymnasium environment over pictures, actions and a person's reward.
+
+Time is real: `step` sends the action and returns, one period later, the newest picture. While it
+waits the learner learns; where that takes longer than a period, the action is held for so long.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from envs.camera.feed import Feed, Frame, open_camera
+from envs.camera.sinks import Sink, open_sink
+from envs.camera.view import View
+
+Reward = Callable[[np.ndarray, Any], float]
+"""(what the agent sees after the action, the action) -> the step's reward."""
+Termination = Callable[[np.ndarray, Any], bool]
+"""Likewise -> whether the episode is over: no value lies beyond this picture."""
+
+
+_open_feeds: dict[Any, tuple[Feed, int]] = {}
+"""Feeds in use, with the number of environments that use them: a device opens only once."""
+_lock = threading.Lock()
+
+
+class CameraEnv(gymnasium.Env[np.ndarray, Any]):
+    """An environment whose observations are a camera's pictures through a view.
+
+    camera      what `open_camera` takes; opened by the first reset, and shared by environments on
+                one camera: a run evaluates while its training environment is open
+    sink        what `open_sink` takes
+    actions     a number of discrete actions, or a float Box
+    view        must fix the size of what the agent sees: resize, crop or source
+    reward, terminated  a person's callables; see Reward and Termination
+    rate        steps a second
+    max_steps   steps after which an episode is truncated; 0 never
+    on_reset    called at each reset, to bring the rig back; may take its time
+    safe_action what is sent at reset, on close, and while there is nothing to see; zeros unless
+                given
+    stale, frozen, timeout  as of Feed: when a picture is not to be acted on
+    Where the camera is in trouble, the safe action goes out at once, and the episode is truncated
+    with the newest picture: what happened meanwhile is nothing to learn from, but the state before
+    it goes on. The next `reset` waits for the camera, `timeout` seconds, then raises
+    ConnectionError; so it does where the sink stayed away for so long.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+
+    def __init__(
+        self,
+        camera: str | int | Callable[[], Any],
+        sink: str | Callable[[Any], Any],
+        *,
+        actions: int | gymnasium.spaces.Box,
+        view: View,
+        reward: Reward,
+        terminated: Termination | None = None,
+        rate: float = 20.0,
+        max_steps: int = 0,
+        on_reset: Callable[[], None] | None = None,
+        safe_action: Any = None,
+        token: str = "",
+        stale: float = 0.5,
+        frozen: float = 5.0,
+        timeout: float = 10.0,
+        render_mode: str | None = None,
+    ) -> None:
+        if not (0 < rate <= 1000 and math.isfinite(rate)):
+            raise ValueError(f"rate is {rate}; it must lie in (0, 1000] steps a second")
+        if max_steps < 0:
+            raise ValueError(f"max_steps is {max_steps}; it must be 0 or more")
+        self.view = view
+        self.spec = EnvSpec("CameraEnv-v0", entry_point=type(self), nondeterministic=True)
+        shape = view.fixed_shape
+        self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = (
+            gymnasium.spaces.Discrete(actions) if isinstance(actions, int) else actions
+        )
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": rate}
+        self.missed = 0
+        """Deadlines that passed before the step was asked for: learning took too long."""
+        self._options = {"stale": stale, "frozen": frozen, "timeout": timeout}
+        self._timeout, self._token = timeout, token
+        self._camera_name, self._sink_name = camera, sink
+        self._camera: Feed | None = None
+        self._sink: Sink | None = None
+        self._reward, self._terminated, self._on_reset = reward, terminated, on_reset
+        self._period, self._max_steps = 1 / rate, max_steps
+        zero: Any = 0
+        if isinstance(self.action_space, gymnasium.spaces.Box):
+            zero = np.zeros(self.action_space.shape, np.float32).clip(
+                self.action_space.low, self.action_space.high
+            )
+        self._safe_action = zero if safe_action is None else safe_action
+        if not self.action_space.contains(self._safe_action):
+            raise ValueError(f"safe_action is {safe_action}; it must lie in {self.action_space}")
+        self._due = 0.0
+        self._steps = self._seq = 0
+        self._frame: Frame | None = None
+        self._sent_at = math.inf  # when the sink last took an action
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Safe action, `on_reset`, then the first picture that came after it.
+
+        Raises ConnectionError where camera or sink don't come back within the timeout.
+        """
+        super().reset(seed=seed)
+        self._open()
+        self._send(self._safe_action)
+        if self._on_reset is not None:
+            self._on_reset()
+        began = time.monotonic()
+        assert self._camera is not None
+        while True:
+            frame = self._camera.read(0.05)
+            trouble = self._camera.trouble()
+            if frame is not None and not trouble and frame.time >= began:
+                break
+            if self._camera.ended:
+                raise ConnectionError("the camera's pictures have ended; no episode can begin")
+            if time.monotonic() - began > self._timeout:
+                raise ConnectionError(
+                    f"no picture to begin with in {self._timeout:g} s: {trouble or 'it is too old'}"
+                )
+            if frame is None:
+                self._send(self._safe_action)
+        self._frame, self._steps = frame, 0
+        self._due = time.monotonic()
+        return self.view(frame.image), self._info(frame)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Send the action; one period later return what the camera sees."""
+        if self._frame is None or self._camera is None:
+            raise RuntimeError("step() before reset()")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action is {action!r}; it must lie in {self.action_space}")
+        now = time.monotonic()
+        if now > self._due + self._period:  # learning was late: the period begins anew
+            self.missed += int((now - self._due) / self._period)
+            self._due = now
+        self._send(action)
+        self._due += self._period
+        frame, trouble = self._picture()
+        self._frame = frame
+        self._steps += 1
+        seen = self.view(frame.image)
+        info = self._info(frame)
+        if trouble:
+            self._send(self._safe_action)
+            return seen, 0.0, False, True, {**info, "trouble": trouble}
+        reward = float(self._reward(seen, action))
+        over = bool(self._terminated(seen, action)) if self._terminated is not None else False
+        cut = bool(self._max_steps) and self._steps >= self._max_steps
+        return seen, reward, over, (cut or self._camera.ended) and not over, info
+
+    def render(self) -> np.ndarray:
+        """The camera's newest picture, (H, W, 3) uint8, before the view."""
+        if self._frame is None:
+            raise RuntimeError("render() before reset()")
+        return self._frame.image
+
+    def close(self) -> None:
+        """Send the safe action and let go of camera and sink."""
+        if self._sink is not None:
+            self._send(self._safe_action, raises=False)
+            self._sink.close()
+        if self._camera is not None:
+            _release(self._camera)
+        self._sink = self._camera = self._frame = None
+
+    def _open(self) -> None:
+        if self._camera is None:
+            self._camera = _share(self._camera_name, self._options)
+            # from now on, other sizes of picture are refused; runs keep this view
+            height, width = self._camera.shape[:2]
+            self.view(self._camera.latest().image)
+            self.view = replace(self.view, source=(height, width))
+        if self._sink is None:
+            self._sink = open_sink(self._sink_name, token=self._token, timeout=self._timeout)
+            self._sent_at = time.monotonic()
+
+    def _picture(self) -> tuple[Frame, str]:
+        """The first picture after the deadline, or the newest and what is wrong with it."""
+        camera, last = self._camera, self._frame
+        assert camera is not None and last is not None
+        time.sleep(max(0.0, self._due - time.monotonic()))
+        while True:
+            frame = camera.read(0.02, after=last.number)
+            trouble = camera.trouble()
+            if trouble or frame is not None or camera.ended:
+                return frame or last, trouble
+
+    def _send(self, action: Any, *, raises: bool = True) -> None:
+        assert self._sink is not None
+        self._seq += 1
+        plain = int(action) if np.ndim(action) == 0 else np.asarray(action).tolist()
+        message = {
+            "seq": self._seq,
+            "time": round(time.time(), 6),
+            "action": plain,
+            "frame": self._frame.number if self._frame else 0,
+            "age_ms": round(1e3 * self._frame.age, 2) if self._frame else None,
+            "safe": bool(np.array_equal(action, self._safe_action)),
+        }
+        now = time.monotonic()
+        if self._sink.send(message):
+            self._sent_at = now
+        elif raises and (self._sink.hopeless or now - self._sent_at > self._timeout):
+            raise ConnectionError(f"the sink stayed away: {self._sink.fault}")
+
+    def _info(self, frame: Frame) -> dict[str, Any]:
+        return {"age": frame.age, "frame": frame.number, "missed": self.missed}
+
+
+def _share(camera: str | int | Callable[[], Any], options: dict[str, float]) -> Feed:
+    """The open feed of a camera, opened if nobody uses it yet."""
+    with _lock:
+        feed, users = _open_feeds.get(camera, (None, 0))
+        if feed is None:
+            feed = open_camera(camera, **options).__enter__()
+        _open_feeds[camera] = (feed, users + 1)
+        return feed
+
+
+def _release(feed: Feed) -> None:
+    """Close a shared feed once nobody uses it any more."""
+    with _lock:
+        for camera, (open_feed, users) in list(_open_feeds.items()):
+            if open_feed is feed:
+                if users > 1:
+                    _open_feeds[camera] = (feed, users - 1)
+                    return
+                del _open_feeds[camera]
+    feed.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,8 +12,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
+import torch
+
+from agents import config as configuration
 from agents.errors import StorageError
-from agents.evaluate import opened
 from agents.live import Live
 from agents.live_config import LiveConfig, ViewConfig
 from agents.player import Player, load
@@ -45,7 +49,7 @@ def run_live(
     doesn't open, or that stayed away for longer than the limit.
     """
     view = agents_view(folder, view)
-    opened(folder)
+    chosen = configuration.load(folder)
     line = Line()
     with ExitStack() as stack:
         player = load(folder)
@@ -56,15 +60,15 @@ def run_live(
             )
         feed = open_camera(source, stale=config.stale, frozen=config.frozen)
         stack.enter_context(feed)
-        _check_fit(player, feed, view)
-        _check_safe_action(player, config)
+        zero = _check_fit(player, feed, view)
+        _check_safe_action(player, config, zero)
         sink = open_sink(config.sink, token=config.token)
         stack.callback(sink.close)
-        live = Live(player, feed, view, sink, config, zero=_zero(player), tell=line.tell)
-        _check_rate(live)
+        live = Live(player, feed, view, sink, config, zero=zero, tell=line.tell)
+        _check_rate(live, chosen.run.threads)
         recorder, watcher = _watch(stack, player, view, feed, record, show, explain, line.tell)
         live.watch = watcher
-        line.tell(f"{source}: {_size(feed.shape)} at {feed.rate:.0f} frames/s; actions to "
+        line.tell(f"{feed.name}: {_size(feed.shape)} at {feed.rate:.0f} frames/s; actions to "
                   f"{config.sink}; Ctrl-C ends it")  # fmt: skip
         fault: ConnectionError | None = None
         with stoppable() as stop:
@@ -75,7 +79,7 @@ def run_live(
             except ConnectionError as error:
                 fault, end = error, str(error)
         result = {
-            "agent": str(folder), "camera": source, "sink": config.sink, "end": end,
+            "agent": str(folder), "camera": feed.name, "sink": config.sink, "end": end,
             **live.report(),
         }  # fmt: skip
     for part in (recorder, watcher):
@@ -201,9 +205,10 @@ def _watch(
     return recorder, watcher
 
 
-def _check_fit(player: Player, feed: Feed, view: View) -> None:
+def _check_fit(player: Player, feed: Feed, view: View) -> Any:
+    """The action that does nothing, once the agent has seen a picture; ValueError if it can't."""
     try:
-        player.act(view(feed.latest().image))
+        action: Any = player.act(view(feed.latest().image))
     except ValueError as error:
         channels, *size = player.frame.shape
         grey = " --grey" if channels == 1 else ""
@@ -213,10 +218,19 @@ def _check_fit(player: Player, feed: Feed, view: View) -> None:
             f"they show what training did, {wanted} makes them fit"
         ) from None
     player.reset()
+    return player.first_action if isinstance(action, int) else np.zeros_like(action).tolist()
 
 
-def _check_rate(live: Live) -> None:
-    took, rate = live.speed(), live.config.rate
+def _check_rate(live: Live, threads: int) -> None:
+    """Take as many threads as are fastest for one picture, where the run was given none."""
+    cores = os.cpu_count() or 1
+    speeds = {}
+    for number in [threads] if threads else sorted({1, cores}):
+        torch.set_num_threads(number)
+        speeds[number] = live.speed()
+    best = min(speeds, key=lambda number: speeds[number])
+    torch.set_num_threads(best)
+    took, rate = speeds[best], live.config.rate
     if rate and took * HEADROOM > 1 / rate:
         raise ValueError(
             f"rate is {rate:g}; this machine reaches {1 / (took * HEADROOM):.0f} actions a second "
@@ -224,19 +238,20 @@ def _check_rate(live: Live) -> None:
         )
 
 
-def _check_safe_action(player: Player, config: LiveConfig) -> None:
+def _check_safe_action(player: Player, config: LiveConfig, first: Any) -> None:
     if config.safe_action in ("hold", "zero"):
         return
-    first, count = _zero(player), player.agent.values(player.seen).shape[1]
+    if not isinstance(first, int):
+        raise ValueError(
+            f"safe_action is {config.safe_action}; this agent's actions are {len(first)} floats: "
+            "take hold or zero"
+        )
+    count = player.agent.values(player.seen).shape[1]
     if not first <= int(config.safe_action) < first + count:
         raise ValueError(
             f"safe_action is {config.safe_action}; this agent's actions are {first} to "
             f"{first + count - 1}"
         )
-
-
-def _zero(player: Player) -> int:
-    return player.first_action
 
 
 def _steps(view: View) -> tuple[Any, ...]:

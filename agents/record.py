@@ -68,7 +68,7 @@ class Recorder:
                 self._stream.height, self._stream.width = picture.shape[:2]
                 self._stream.pix_fmt = "yuv420p"
                 self._stream.codec_context.time_base = Fraction(1, _TICKS)
-                self._stream.options = {"preset": "veryfast", "g": "60"}
+                self._stream.options = {"preset": "veryfast", "g": "60", "bf": "0"}
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             self._last = max(self._last + 1, round((at - self._begun) * _TICKS))
             frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
@@ -84,8 +84,10 @@ class Recorder:
             self._container.close()
         except (OSError, ValueError) as error:
             self.fault = self.fault or f"{self._path}: {error}"
-        finally:
+        try:
             self._file.close()
+        except OSError as error:  # the last bytes of a full disk
+            self.fault = self.fault or f"{self._path}: {error}"
 
 
 class Watcher:

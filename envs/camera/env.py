@@ -79,7 +79,8 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         if max_steps < 0:
             raise ValueError(f"max_steps is {max_steps}; it must be 0 or more")
         self.view = view
-        self.spec = EnvSpec("CameraEnv-v0", entry_point=type(self), nondeterministic=True)
+        entry: Any = type(self)
+        self.spec = EnvSpec("CameraEnv-v0", entry_point=entry, nondeterministic=True)
         shape = view.fixed_shape
         self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
         self.action_space = (

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from envs.camera.sources import Picture, Source, SourceEnded, SourceLost, opener
+from envs.camera.sources import Picture, Source, SourceEnded, SourceLost, opener, public
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 """Seconds before the first attempt to reconnect, and at most; each wait doubles the last."""
@@ -280,5 +280,5 @@ def open_camera(source: str | int | Callable[[], Any], **options: Any) -> Feed:
     these; entering raises ConnectionError where no picture comes.
     """
     timeout = options.get("timeout", 10.0)
-    name = getattr(source, "__name__", None) or str(source)
+    name = getattr(source, "__name__", None) or public(str(source))
     return Feed(opener(source, timeout), name, **options)

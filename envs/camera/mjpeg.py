@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from envs.camera.sources import Picture, SourceLost
+from envs.camera.sources import Picture, SourceLost, public
 
 MAX_PART = 16 << 20
 """Bytes of one JPEG, at most."""
@@ -133,7 +133,7 @@ class MjpegSource:
             kind = self._response.headers.get_content_type()
             boundary = self._response.headers.get_param("boundary")
             if kind != "multipart/x-mixed-replace" or not isinstance(boundary, str):
-                raise NoMjpeg(f"{url} sends {kind}, no MJPEG (multipart/x-mixed-replace)")
+                raise NoMjpeg(f"{public(url)} sends {kind}, no MJPEG (multipart/x-mixed-replace)")
         except BaseException:
             self.close()
             raise
@@ -227,7 +227,7 @@ def _connect(
 ) -> tuple[http.client.HTTPConnection, socket.socket, http.client.HTTPResponse]:
     parts = urlsplit(url)
     if not parts.hostname:
-        raise ValueError(f"camera {url!r} names no host")
+        raise ValueError(f"camera {public(url)!r} names no host")
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()

@@ -71,7 +71,7 @@ class OpenCVSource:
         import cv2
 
         self.live = live
-        self._name = f"device {target}" if isinstance(target, int) else target
+        self._name = f"device {target}" if isinstance(target, int) else public(target)
         if hasattr(cv2, "setLogLevel"):
             cv2.setLogLevel(0)  # its warnings say less than the lines here
         if isinstance(target, int):
@@ -120,10 +120,10 @@ class OpenCVSource:
             there = f"there are {', '.join(found)}" if found else "there is no /dev/video* here"
             return f"device {target} doesn't open with OpenCV; {there}"
         if self.live:
-            return f"{target} doesn't open with OpenCV's FFmpeg"
+            return f"{self._name} doesn't open with OpenCV's FFmpeg"
         return (
-            f"{target} is no video that OpenCV's FFmpeg can open: it lacks the codec, or the file "
-            "is damaged"
+            f"{self._name} is no video that OpenCV's FFmpeg can open: it lacks the codec, or the "
+            "file is damaged"
         )
 
 
@@ -234,6 +234,11 @@ def opener(
         f"camera {text!r} is no device index (0), no URL (rtsp://, http://), no file or folder "
         "that exists, and no module:function"
     )
+
+
+def public(source: str) -> str:
+    """`source` without the user and password that a URL may hold: fit for logs and reports."""
+    return re.sub(r"://[^/@\s]*@", "://", source)
 
 
 def devices() -> list[str]:

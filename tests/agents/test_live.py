@@ -397,6 +397,15 @@ def test_bad_input_is_one_line(
     assert err.startswith(f"agents: {line}") and err.count("\n") == 1
 
 
+def test_a_token_may_stay_out_of_the_list_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents.live_commands import TOKEN, _filled
+
+    assert _filled(LiveConfig, {}).token == ""
+    monkeypatch.setenv(TOKEN, "secret")
+    assert _filled(LiveConfig, {}).token == "secret"
+    assert _filled(LiveConfig, {"token": "other"}).token == "other"
+
+
 def test_a_rate_beyond_the_machine_says_what_it_reaches(
     agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
@@ -297,6 +298,7 @@ def test_a_function_is_a_camera_and_may_fail_for_a_while() -> None:
     [
         ("77", r"camera 77: device 77 doesn't open with OpenCV; there (are|is no) /dev/video"),
         ("http://127.0.0.1:9/x", "camera http://127.0.0.1:9/x: no answer from 127.0.0.1:9"),
+        ("http://me:secret@127.0.0.1:9/x", "camera http://127.0.0.1:9/x: no answer from 127.0.0.1"),
         ("CLIP", "is no video that OpenCV's FFmpeg can open"),
         (lambda: None, "the function returned None"),
         (lambda: np.zeros((4, 4)), r"the function returned float64 of shape \(4, 4\); expected"),
@@ -326,6 +328,27 @@ def test_a_text_that_is_no_camera(source: str, text: str) -> None:
         open_camera(source)
     with pytest.raises(ValueError, match="stale is 0; it must be above 0 seconds"):
         open_camera(lambda: flat(0), stale=0)
+
+
+def test_a_camera_gets_its_password_and_nobody_else() -> None:
+    asked: list[bytes] = []
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(4096))
+            connection.sendall(b"HTTP/1.0 401 Unauthorized\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=[listener])
+        thread.start()
+        port = listener.getsockname()[1]
+        url = f"http://me:se%40cret@127.0.0.1:{port}/x?y=1"
+        with pytest.raises(ConnectionError, match="answered 401") as caught, open_camera(url):
+            pass
+        thread.join(5)
+    assert asked[0].startswith(b"GET /x?y=1 ") and b"Basic bWU6c2VAY3JldA==" in asked[0]
+    assert "cret" not in str(caught.value)
 
 
 def test_an_empty_folder_holds_no_images(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import math
+import os
 import socket
 import threading
 import time
@@ -117,7 +118,8 @@ class ActionPort:
         try:
             self._listener = socket.create_server((host, port))
         except OSError as error:
-            raise ConnectionError(f"port {port} on {host}: {error.strerror}") from None
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise ConnectionError(f"port {port} on {host}: {why}") from None
         self.port = int(self._listener.getsockname()[1])
         self._slots = threading.Semaphore(CONNECTIONS)
         self._open: set[socket.socket] = set()

@@ -72,8 +72,8 @@ class OpenCVSource:
 
         self.live = live
         self._name = f"device {target}" if isinstance(target, int) else public(target)
-        if hasattr(cv2, "setLogLevel"):
-            cv2.setLogLevel(0)  # its warnings say less than the lines here
+        # its warnings say less than the lines here
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         if isinstance(target, int):
             self._capture = cv2.VideoCapture(target)
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)

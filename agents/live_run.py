@@ -58,6 +58,7 @@ def run_live(
                 f"run needs an agent that sees images; {folder} was trained on vectors "
                 f"{player.frame.shape}"
             )
+        explained = load(folder) if explain else None
         feed = open_camera(source, stale=config.stale, frozen=config.frozen)
         stack.enter_context(feed)
         zero = _check_fit(player, feed, view)
@@ -66,7 +67,7 @@ def run_live(
         stack.callback(sink.close)
         live = Live(player, feed, view, sink, config, zero=zero, tell=line.tell)
         _check_rate(live, chosen.run.threads)
-        recorder, watcher = _watch(stack, player, view, feed, record, show, explain, line.tell)
+        recorder, watcher = _watch(stack, explained, view, feed, record, show, line.tell)
         live.watch = watcher
         line.tell(f"{feed.name}: {_size(feed.shape)} at {feed.rate:.0f} frames/s; actions to "
                   f"{config.sink}; Ctrl-C ends it")  # fmt: skip
@@ -169,12 +170,11 @@ class Line:
 
 def _watch(
     stack: ExitStack,
-    player: Player,
+    explain: Player | None,
     view: View,
     feed: Feed,
     record: Path | None,
     show: bool,
-    explain: bool,
     tell: Callable[[str], None],
 ) -> tuple[Recorder | None, Watcher | None]:
     out: list[Callable[[Any, float], None]] = []
@@ -200,7 +200,7 @@ def _watch(
         tell(f"watch it at http://127.0.0.1:{server.port}/")
     if not out:
         return None, None
-    watcher = Watcher(player, view, explain, out)
+    watcher = Watcher(view, explain, out)
     stack.callback(watcher.close)
     return recorder, watcher
 

@@ -61,6 +61,8 @@ class Recorder:
         import av
 
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+        if self._stream is not None:
+            picture = _on_canvas(picture, self._stream.height, self._stream.width)
         try:
             if self._stream is None:
                 self._begun = at
@@ -90,19 +92,30 @@ class Recorder:
             self.fault = self.fault or f"{self._path}: {error}"
 
 
+def _on_canvas(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`picture` cut to a size, or with darkness right and below: one film has one size."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    canvas = np.full((height, width, 3), 24, np.uint8)
+    part = picture[:height, :width]
+    canvas[: part.shape[0], : part.shape[1]] = part
+    return canvas
+
+
 class Watcher:
     """Makes a picture of the newest turn in a thread of its own, and hands it on.
 
-    explain  lay Grad-CAM of the action's value over what the agent saw
+    explain  a player of the same agent, to lay Grad-CAM of the action's value over what was seen:
+             not the one that acts, for a network can't be watched while another thread uses it
     out      each takes a picture (H, W, 3) uint8 and its time
     A turn that comes while the last is still drawn takes the waiting one's place.
     """
 
     def __init__(
-        self, player: Player, view: View, explain: bool, out: list[Callable[[Any, float], None]]
+        self, view: View, explain: Player | None, out: list[Callable[[Any, float], None]]
     ) -> None:
         self.fault = ""
-        self._player, self._explain, self._out = player, explain, out
+        self._explain, self._out = explain, out
         self._view = view
         self._cuts = view != View(view.source, grey=view.grey, resize=view.resize)
         self._turns: queue.SimpleQueue[Acted | None] = queue.SimpleQueue()
@@ -134,13 +147,14 @@ class Watcher:
     def _draw(self, turn: Acted) -> np.ndarray:
         image = turn.frame.image
         text = f"{'SAFE ' if turn.safe else ''}action {turn.action}   frame {turn.frame.number}"
-        if self._explain and isinstance(turn.seen, Tensor) and isinstance(turn.action, int):
+        player = self._explain
+        if player is not None and isinstance(turn.seen, Tensor) and isinstance(turn.action, int):
             from agents.explain import look, still
 
             shown = self._view(image) if self._cuts else image
             shown = shown if shown.ndim == 3 else shown[:, :, None].repeat(3, 2)
-            first = self._player.first_action
-            cam, values = look(self._player.agent, turn.seen, np.array([turn.action - first]))
+            first = player.first_action
+            cam, values = look(player.agent, turn.seen, np.array([turn.action - first]))
             names = [f"action {first + index}" for index in range(len(values[0]))]
             return still(shown, cam[0], values[0], turn.action - first, names)
         return overlay(image, text, safe=turn.safe)

@@ -114,6 +114,7 @@ class Feed:
         self._fault = ""
         self._refused: BaseException | None = None
         self._ended = False
+        self._begun = threading.Event()  # what was filmed before waits for its first reader
 
     def __enter__(self) -> Feed:
         """Open the source and wait for its first picture.
@@ -182,6 +183,8 @@ class Feed:
             return newer or self._ended or self._stop.is_set()
 
         with self._changed:
+            if not self._begun.is_set():
+                self._begin()
             self._changed.wait_for(ready, timeout)
             frame = self._frame
         if frame is None or frame.number <= seen:
@@ -201,6 +204,13 @@ class Feed:
         if self._frozen and still > self._frozen:
             return f"the same frame for {still:.1f} s"
         return ""
+
+    def _begin(self) -> None:
+        """Let a file play on from its first picture, which is of this moment, too."""
+        self._begun.set()
+        source = self._source
+        if self._frame is not None and source is not None and not source.live:
+            self._frame = self._frame._replace(time=time.monotonic())
 
     # What follows runs in the reader's thread.
 
@@ -237,6 +247,10 @@ class Feed:
         if source.pace:
             self._stale = max(self._stale, 3 / source.pace)
         while not self._stop.is_set():
+            if not source.live and self._frame is not None and not self._begun.is_set():
+                self._begun.wait(0.05)
+                due = time.monotonic()
+                continue
             if source.pace:
                 due = max(due + 1 / source.pace, time.monotonic() - 1)
                 if self._stop.wait(max(0.0, due - time.monotonic())):

@@ -137,14 +137,16 @@ def test_a_film_keeps_the_time_at_which_pictures_were_shown(tmp_path: Path) -> N
     path = tmp_path / "film.mp4"
     film = Recorder(path)
     times = [0.0, 0.1, 0.15, 1.0]
-    for at in times:
-        film.add(flat(200, (41, 63)), 50 + at)
+    for at in times:  # the last picture is of another size, as a safe turn's may be
+        film.add(flat(200, (41, 63) if at < 1 else (60, 40)), 50 + at)
     film.close()
     assert not film.fault
     with av.open(str(path)) as written:
         frames = list(written.decode(video=0))
     assert [float(frame.time) for frame in frames] == pytest.approx(times, abs=0.02)
     assert (frames[0].height, frames[0].width) == (40, 62)
+    last = frames[-1].to_ndarray(format="rgb24").astype(int)
+    assert abs(last[20, 20, 0] - 200) < 10 and abs(last[20, 55, 0] - 24) < 10
 
 
 def test_a_full_disk_ends_the_film_and_nothing_else() -> None:
@@ -175,7 +177,7 @@ def test_a_watcher_never_keeps_the_loop_waiting() -> None:
         time.sleep(0.05)
         seen.append(picture)
 
-    watcher = Watcher(None, View(), False, [slow])  # type: ignore[arg-type]
+    watcher = Watcher(View(), None, [slow])
     began = time.monotonic()
     for number in range(200):
         watcher(Acted(Frame(flat(0), number, began), 1, False, None))

@@ -5,6 +5,7 @@ All times are `time.monotonic`'s: a jump of the system's clock changes nothing h
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -244,6 +245,7 @@ class Feed:
     def _pump(self, source: Source, wait: float) -> float:
         """Read until the source is lost; returns the wait before the next attempt."""
         due = time.monotonic()
+        self._moved_at = math.inf  # whatever a new connection shows first is news
         if source.pace:
             self._stale = max(self._stale, 3 / source.pace)
         while not self._stop.is_set():
@@ -272,10 +274,12 @@ class Feed:
         if last is not None and picture.image.shape != last.image.shape:
             self.counts["size"] += 1
             height, width = picture.image.shape[:2]
-            self._fault = f"its pictures are {height}x{width} now, {last.image.shape[:2]} before"
+            before = f"{last.image.shape[0]}x{last.image.shape[1]}"
+            self._fault = f"its pictures are {height}x{width} now, {before} before"
             return
         tells = live and not picture.moved and self._frozen > 0
-        if last is None or not (tells and np.array_equal(picture.image, last.image)):
+        first = self._moved_at == math.inf
+        if last is None or first or not (tells and np.array_equal(picture.image, last.image)):
             self._moved_at = now
         if last is not None:
             gap = now - last.time

@@ -220,15 +220,25 @@ def test_a_server_that_is_away_is_waited_for() -> None:
             assert until(lambda: not camera.trouble())
 
 
+def test_a_still_scene_after_a_new_connection_is_news() -> None:
+    with Stream() as stream, open_camera(stream.url, stale=0.2, frozen=0.6) as camera:
+        assert until(lambda: camera.latest().number > 3)
+        stream.fault = "still"
+        stream.drop()  # each connection shows level 0 and stays there
+        assert until(lambda: camera.latest().image[0, 0, 0] == 0)
+        assert until(camera.trouble, 2) and camera.trouble().startswith("the same frame")
+        stream.drop()
+        assert until(lambda: not camera.trouble(), 2) and camera.latest().image[0, 0, 0] == 0
+
+
 def test_closing_ends_a_read_and_the_thread() -> None:
     with Stream() as stream:
         camera = open_camera(stream.url, timeout=30)
-        before = threading.active_count()
         with camera:
             stream.fault = "silent"
             started = time.monotonic()
         assert time.monotonic() - started < 1
-        assert until(lambda: threading.active_count() <= before)
+        assert camera._thread is not None and not camera._thread.is_alive()
         assert camera.read(5) is None or time.monotonic() - started < 1
 
 

@@ -46,6 +46,8 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
     on_reset    called at each reset, to bring the rig back; may take its time
     safe_action what is sent at reset, on close, and while there is nothing to see; zeros unless
                 given
+    hold        seconds that an action stands while no step comes, as when a run saves or evaluates;
+                then the safe action goes out, and the next step only truncates the episode
     stale, frozen, timeout  as of Feed: when a picture is not to be acted on
     Where the camera is in trouble, the safe action goes out at once, and the episode is truncated
     with the newest picture: what happened meanwhile is nothing to learn from, but the state before
@@ -69,6 +71,7 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         on_reset: Callable[[], None] | None = None,
         safe_action: Any = None,
         token: str = "",
+        hold: float = 1.0,
         stale: float = 0.5,
         frozen: float = 5.0,
         timeout: float = 10.0,
@@ -76,6 +79,8 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> None:
         if not (0 < rate <= 1000 and math.isfinite(rate)):
             raise ValueError(f"rate is {rate}; it must lie in (0, 1000] steps a second")
+        if not hold > 0:
+            raise ValueError(f"hold is {hold}; it must be above 0 seconds")
         if max_steps < 0:
             raise ValueError(f"max_steps is {max_steps}; it must be 0 or more")
         self.view = view
@@ -109,6 +114,12 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         self._steps = self._seq = 0
         self._frame: Frame | None = None
         self._sent_at = math.inf  # when the sink last took an action
+        self._hold = hold
+        self._guard: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._turn = threading.Lock()
+        self._idle_since: float | None = None  # a step is waited for
+        self._let_go = False  # and waited for too long: the safe action went out
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -118,6 +129,7 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         Raises ConnectionError where camera or sink don't come back within the timeout.
         """
         super().reset(seed=seed)
+        self._wake()
         self._open()
         self._send(self._safe_action)
         if self._on_reset is not None:
@@ -138,7 +150,7 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             if frame is None:
                 self._send(self._safe_action)
         self._frame, self._steps = frame, 0
-        self._due = time.monotonic()
+        self._due = self._idle_since = time.monotonic()
         return self.view(frame.image), self._info(frame)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -147,24 +159,27 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             raise RuntimeError("step() before reset()")
         if not self.action_space.contains(action):
             raise ValueError(f"action is {action!r}; it must lie in {self.action_space}")
+        if paused := self._wake():
+            self._frame = self._camera.latest()
+            return self._cut(f"no step came for {paused:.1f} s")
         now = time.monotonic()
         if now > self._due + self._period:  # learning was late: the period begins anew
             self.missed += int((now - self._due) / self._period)
             self._due = now
         self._send(action)
         self._due += self._period
-        frame, trouble = self._picture()
-        self._frame = frame
+        self._frame, trouble = self._picture()
         self._steps += 1
-        seen = self.view(frame.image)
-        info = self._info(frame)
         if trouble:
             self._send(self._safe_action)
-            return seen, 0.0, False, True, {**info, "trouble": trouble}
+            return self._cut(trouble)
+        seen = self.view(self._frame.image)
         reward = float(self._reward(seen, action))
         over = bool(self._terminated(seen, action)) if self._terminated is not None else False
         cut = bool(self._max_steps) and self._steps >= self._max_steps
-        return seen, reward, over, (cut or self._camera.ended) and not over, info
+        self._idle_since = time.monotonic()
+        ended = (cut or self._camera.ended) and not over
+        return seen, reward, over, ended, self._info(self._frame)
 
     def render(self) -> np.ndarray:
         """The camera's newest picture, (H, W, 3) uint8, before the view."""
@@ -174,6 +189,11 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
 
     def close(self) -> None:
         """Send the safe action and let go of camera and sink."""
+        self._wake()
+        self._closing.set()
+        if self._guard is not None:
+            self._guard.join()
+            self._guard = None
         if self._sink is not None:
             self._send(self._safe_action, raises=False)
             self._sink.close()
@@ -181,7 +201,34 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             _release(self._camera)
         self._sink = self._camera = self._frame = None
 
+    def _cut(self, trouble: str) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """A step that only ends the episode, with the newest picture."""
+        assert self._frame is not None
+        info = {**self._info(self._frame), "trouble": trouble}
+        return self.view(self._frame.image), 0.0, False, True, info
+
+    def _wake(self) -> float:
+        """Take the rig over from the guard; seconds that it was left alone, 0 if not for long."""
+        with self._turn:
+            since, let_go = self._idle_since, self._let_go
+            self._idle_since, self._let_go = None, False
+        return time.monotonic() - since if since is not None and let_go else 0.0
+
+    def _stand_guard(self) -> None:
+        """In a thread: send the safe action once where no step comes for too long."""
+        while not self._closing.wait(self._hold / 4):
+            with self._turn:
+                since = self._idle_since
+                late = since is not None and time.monotonic() - since > self._hold
+                if late and not self._let_go and self._sink is not None:
+                    self._let_go = True
+                    self._send(self._safe_action, raises=False)
+
     def _open(self) -> None:
+        if self._guard is None:
+            self._closing.clear()
+            self._guard = threading.Thread(target=self._stand_guard, name="guard", daemon=True)
+            self._guard.start()
         if self._camera is None:
             self._camera = _share(self._camera_name, self._options)
             # from now on, other sizes of picture are refused; runs keep this view

@@ -135,6 +135,23 @@ def test_a_feed_in_trouble_truncates_with_the_safe_action(rig: Rig, env: CameraE
     assert not env.step(1)[3]
 
 
+def test_a_rig_that_is_left_alone_gets_the_safe_action(rig: Rig) -> None:
+    env = make(rig, hold=0.2)
+    env.reset()
+    env.step(2)
+    time.sleep(0.6)
+    assert rig.moves == [1, 2, 1]  # once
+    *_, truncated, info = env.step(2)
+    assert truncated and info["trouble"].startswith("no step came for 0.")
+    assert rig.moves == [1, 2, 1]  # that step's action was for a picture long past
+    env.reset()
+    assert not env.step(2)[3] and rig.moves[-1] == 2
+    env.close()
+    count = len(rig.moves)
+    time.sleep(0.4)
+    assert len(rig.moves) == count
+
+
 def test_two_environments_share_a_camera(rig: Rig) -> None:
     with Stream() as stream:
         first, second = make(rig), make(rig)
@@ -170,6 +187,7 @@ def test_nothing_is_opened_before_the_first_reset() -> None:
     [
         ({"view": View(grey=True)}, "the view fixes no size; give it resize"),
         ({"rate": 0}, "rate is 0; it must lie in"),
+        ({"hold": 0}, "hold is 0; it must be above 0 seconds"),
         ({"max_steps": -1}, "max_steps is -1; it must be 0 or more"),
         ({"safe_action": 3}, "safe_action is 3; it must lie in Discrete"),
     ],

@@ -96,6 +96,7 @@ def do_camera_sim(words: list[str]) -> None:
     sim = Sim(
         env,
         rate=config.rate,
+        wait=config.wait,
         quality=config.quality,
         host=config.host,
         port=ports["port"],

@@ -59,6 +59,9 @@ class SimConfig:
     """Address to listen on; 0.0.0.0 lets other machines in."""
     rate: float = 0.0
     """Steps and pictures a second; 0 takes the environment's own pace."""
+    wait: float = 0.0
+    """Seconds that each step waits for an answer to its picture, at most, so that an agent that is
+    late now and then sees the game it was trained on; 0 lets time run."""
     quality: int = 90
     """Quality of the JPEGs, 1 to 100."""
     token: str = ""

@@ -197,7 +197,7 @@ def _when(true: Callable[[], bool], limit: float) -> float:
     return time.monotonic()
 
 
-def score(folder: Path, episodes: int, rate: float, quality: int) -> list[Row]:
+def score(folder: Path, episodes: int, rate: float, wait: float, quality: int) -> list[Row]:
     """A run's mean score over the camera and directly, with the protocol's share of chance."""
     from agents.config import load
     from agents.evaluate import evaluate_run
@@ -206,7 +206,8 @@ def score(folder: Path, episodes: int, rate: float, quality: int) -> list[Row]:
     chosen = load(folder)
     epsilon = PROTOCOLS[chosen.env.protocol].evaluation_epsilon
     direct = evaluate_run(folder, episodes, epsilon)
-    options = ["--protocol", chosen.env.protocol, "--quality", str(quality)]
+    options = ["--protocol", chosen.env.protocol, "--quality", str(quality),
+               "--wait", str(wait)]  # fmt: skip
     with camera_sim(chosen.env.env, rate, *options) as at:
         # from the picture's arrival the loop has one period: act as each comes
         words = ["run", str(folder), "--camera", at.camera, "--sink", at.actions, "--rate", "0",
@@ -231,7 +232,7 @@ def score(folder: Path, episodes: int, rate: float, quality: int) -> list[Row]:
     mean = sum(scores) / len(scores)
     return [
         Row(f"{chosen.env.env}, direct", OURS, direct["mean"], f"mean of {episodes}"),
-        Row(f"{chosen.env.env}, camera at {rate:g} Hz, JPEG {quality}", OURS, mean,
+        Row(f"{chosen.env.env}, camera at {rate:g} Hz, wait {wait:g} s, JPEG {quality}", OURS, mean,
             f"mean of {episodes}"),
         Row("share of the direct score", OURS, 100 * mean / direct["mean"], "%"),
         Row("steps that came late", OURS, status["late"], ""),
@@ -256,6 +257,7 @@ def main() -> None:
     parser.add_argument("--score", type=Path, help="run folder whose score to compare")
     parser.add_argument("--episodes", type=int, default=30, help="of each score")
     parser.add_argument("--rate", type=float, default=30, help="of the camera, for --score")
+    parser.add_argument("--wait", type=float, default=0.5, help="of camera-sim, for --score")
     parser.add_argument("--quality", type=int, default=90, help="of its JPEGs, for --score")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
@@ -265,7 +267,7 @@ def main() -> None:
     if options.soak:
         rows = soak(options.soak)
     elif options.score:
-        rows = score(options.score, options.episodes, options.rate, options.quality)
+        rows = score(options.score, options.episodes, options.rate, options.wait, options.quality)
     else:
         rows = speed(options.seconds)
     report("camera", rows, options.json)

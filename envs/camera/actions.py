@@ -45,8 +45,8 @@ class Inbox:
     ) -> None:
         self.counts: Counter[str] = Counter()
         """Messages by what became of them: taken, long, malformed, token, action."""
-        self.arrived = 0.0
-        """When the newest one came, by time.monotonic; 0 before the first."""
+        self.fresh = threading.Event()
+        """Set by each action that is taken; whoever waits for the next one clears it."""
         self._space, self._first = space, first_action
         self._token, self._tell = token.encode(), tell
         self._told = -math.inf
@@ -68,7 +68,7 @@ class Inbox:
             self.counts[kind] += 1
             now = time.monotonic()
             if kind == "taken":
-                self.arrived = now
+                self.fresh.set()
             elif now - self._told >= 1:
                 self._told = now
                 dropped = sum(self.counts.values()) - self.counts["taken"]

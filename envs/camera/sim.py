@@ -24,6 +24,8 @@ class Sim:
     """Steps one environment at a steady rate with the newest action that has arrived.
 
     rate         steps and pictures a second; 0 takes the environment's own pace
+    wait         seconds that a step waits for an action in answer to its picture, at most; 0 lets
+                 time run as it does for a rig
     quality      of the JPEGs, in [1, 100]
     port         of HTTP; `action_port` that of TCP; 0 takes any free one
     token        what actions must bring; empty asks for none
@@ -37,6 +39,7 @@ class Sim:
         env: EnvConfig,
         *,
         rate: float = 0.0,
+        wait: float = 0.0,
         quality: int = 90,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -49,7 +52,10 @@ class Sim:
             raise ValueError(f"quality is {quality}; it must lie in [1, 100]")
         if not 0 <= rate <= 1000:
             raise ValueError(f"rate is {rate:g}; it must lie in [0, 1000]")
+        if not 0 <= wait <= 60:
+            raise ValueError(f"wait is {wait:g}; it must lie in [0, 60] seconds")
         self.name = env.env
+        self._wait = wait
         self._env = make(env, seed=seed, num_envs=1, evaluation=True, render=True)
         self._quality = quality
         self.rate = rate or self._env.frame_rate
@@ -86,8 +92,12 @@ class Sim:
             due += 1 / self.rate
             if stop.wait(max(0.0, due - time.monotonic())):
                 return
+            if self._wait and self.inbox.counts["taken"]:
+                self.inbox.fresh.wait(self._wait)
             now = time.monotonic()
-            if now - due > 1 / self.rate:
+            if self._wait:
+                due = max(due, now)  # no step makes up for the time that another waited
+            elif now - due > 1 / self.rate:
                 self._late += int((now - due) * self.rate)
                 due = now
             gap, last = now - last, now
@@ -132,4 +142,5 @@ class Sim:
             self._close.pop()()
 
     def _publish(self) -> None:
+        self.inbox.fresh.clear()
         self._broadcast.put(encode(self._env.render(), self._quality))

@@ -270,6 +270,24 @@ def test_the_loop_is_closed_over_sockets(sim: Callable[..., Sim]) -> None:
     sink.close()
 
 
+def test_a_sim_that_waits_steps_once_for_each_answer(sim: Callable[..., Sim]) -> None:
+    running = sim(rate=100, wait=5)
+    sink = open_sink(running.actions)
+    with open_camera(running.stream, frozen=0) as camera:
+        sink.send(message(action=1))  # from the first action on
+        assert until(lambda: tag(camera.latest().image).action == 1)
+        time.sleep(0.1)
+        for action in (2, 0, 2):
+            before = running.status()["step"]
+            sink.send(message(action=action))
+            assert until(lambda before=before: running.status()["step"] == before + 1)
+            time.sleep(0.1)
+            assert running.status()["step"] == before + 1
+    sink.close()
+    for _ in range(2):  # so that closing need not wait
+        post(running, b'{"action": 0}')
+
+
 def test_actions_by_post_and_the_page(sim: Callable[..., Sim]) -> None:
     running = sim(token="secret")
     with open_camera(running.stream) as camera:
@@ -298,7 +316,11 @@ def test_a_camera_sim_listens_to_this_machine_alone(sim: Callable[..., Sim]) -> 
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"quality": 0}, "quality is 0; it must lie"), ({"rate": -1}, "rate is -1; it must lie in")],
+    [
+        ({"quality": 0}, "quality is 0; it must lie"),
+        ({"rate": -1}, "rate is -1; it must lie in"),
+        ({"wait": 61}, "wait is 61; it must lie in"),
+    ],
 )
 def test_a_wrong_option_of_the_sim(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):

@@ -53,11 +53,7 @@ def run_live(
     line = Line()
     with ExitStack() as stack:
         player = load(folder)
-        if len(player.frame.shape) != 3:
-            raise ValueError(
-                f"run needs an agent that sees images; {folder} was trained on vectors "
-                f"{player.frame.shape}"
-            )
+        _require_image(player, folder)
         explained = load(folder) if explain else None
         feed = open_camera(source, stale=config.stale, frozen=config.frozen)
         stack.enter_context(feed)
@@ -205,11 +201,24 @@ def _watch(
     return recorder, watcher
 
 
+def _require_image(player: Player, folder: Path) -> None:
+    frame = player.frame
+    if isinstance(frame, dict):
+        raise ValueError(
+            f"run needs an agent that sees one image; {folder} was trained on {', '.join(frame)}"
+        )
+    if len(frame.shape) != 3:
+        raise ValueError(
+            f"run needs an agent that sees images; {folder} was trained on vectors {frame.shape}"
+        )
+
+
 def _check_fit(player: Player, feed: Feed, view: View) -> Any:
     """The action that does nothing, once the agent has seen a picture; ValueError if it can't."""
     try:
         action: Any = player.act(view(feed.latest().image))
     except ValueError as error:
+        assert not isinstance(player.frame, dict)  # _require_image saw to it
         channels, *size = player.frame.shape
         grey = " --grey" if channels == 1 else ""
         wanted = f"--resize {size[0]}x{size[1]}{grey}"
@@ -218,7 +227,7 @@ def _check_fit(player: Player, feed: Feed, view: View) -> Any:
             f"they show what training did, {wanted} makes them fit"
         ) from None
     player.reset()
-    return player.first_action if isinstance(action, int) else np.zeros_like(action).tolist()
+    return player.own_action(0) if isinstance(action, int) else np.zeros_like(action).tolist()
 
 
 def _check_rate(live: Live, threads: int) -> None:

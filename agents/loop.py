@@ -150,8 +150,8 @@ def remember(replay: PrioritizedReplay, action: np.ndarray, step: EnvStep) -> No
     gone = np.array([drop.lane for drop in step.dropped])
     kept = np.setdiff1d(np.arange(len(action)), gone)
     if kept.size:
-        parts = (action, step.reward, step.terminated, step.truncated)
-        replay.add(_of(step.frame, kept), *(part[kept] for part in parts), lanes=kept)
+        flags = step.terminated[kept], step.truncated[kept]
+        replay.add(_of(step.frame, kept), action[kept], step.reward[kept], *flags, lanes=kept)
     replay.reset(_of(step.frame, gone), lanes=gone)
 
 

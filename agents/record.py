@@ -153,7 +153,7 @@ class Watcher:
 
             shown = self._view(image) if self._cuts else image
             shown = shown if shown.ndim == 3 else shown[:, :, None].repeat(3, 2)
-            first = player.first_action
+            first = player.own_action(0)
             cam, values = look(player.agent, turn.seen, np.array([turn.action - first]))
             names = [f"action {first + index}" for index in range(len(values[0]))]
             return still(shown, cam[0], values[0], turn.action - first, names)

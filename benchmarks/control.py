@@ -47,7 +47,7 @@ class Ours:
     """A session of ours, advanced a number of agent steps at a time."""
 
     def __init__(self, preset: str, folder: Path, threads: int, **options: Any) -> None:
-        from agents.session import create
+        from agents.start import create
 
         quick = {"learning_starts": WARM, "random_steps": WARM, "replay_capacity": CAPACITY}
         where = {"env": "HalfCheetah", "out": str(folder), "steps": 10**9, "threads": threads}

@@ -26,7 +26,7 @@ from agents.ddpg import DDPG
 from agents.evaluate import summary
 from agents.graph import WARM, Step
 from agents.loop import evaluate
-from agents.session import create
+from agents.start import create
 from benchmarks.harness import OURS, Row, report
 from configs.ddpg import DDPGConfig
 from envs import make

@@ -19,6 +19,8 @@ class Actions(NamedTuple):
     """What the actions of a Discrete space are called, from 0; empty for a Box."""
     own: Callable[[Any], Any]
     """From one action of the agent's to the environment's own: a number or an array."""
+    agent: Callable[[Any], Any]
+    """The way back; ValueError for an array of another size."""
 
 
 def actions(space: gymnasium.Space[Any], name: str) -> Actions:
@@ -30,21 +32,23 @@ def actions(space: gymnasium.Space[Any], name: str) -> Actions:
     if isinstance(space, spaces.Discrete):
         start, count = int(space.start), int(space.n)
         names = tuple(str(start + i) for i in range(count))
-        return Actions(spaces.Discrete(count), names, lambda action: int(action) + start)
+        ours: gymnasium.Space[Any] = spaces.Discrete(count)
+        return Actions(ours, names, lambda action: int(action) + start, lambda own: own - start)
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
         if not space.shape or 0 in space.shape:
             raise ValueError(f"actions of {name!r} have shape {space.shape}; expected (A,)")
         _require_bounds(space, name)
-        return Actions(
-            spaces.Box(-1, 1, (int(np.prod(space.shape)),), np.float32), (), _scale(space)
-        )
+        ours = spaces.Box(-1, 1, (int(np.prod(space.shape)),), np.float32)
+        return Actions(ours, (), *_scale(space))
     raise ValueError(
         f"actions of {name!r} are {space}; expected Discrete or a float Box: "
         "wrap the environment in gymnasium.wrappers.TransformAction"
     )
 
 
-def _scale(space: spaces.Box) -> Callable[[Any], np.ndarray]:
+def _scale(
+    space: spaces.Box,
+) -> tuple[Callable[[Any], np.ndarray], Callable[[Any], np.ndarray]]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     middle, half = (low + high) / 2, (high - low) / 2
 
@@ -53,7 +57,14 @@ def _scale(space: spaces.Box) -> Callable[[Any], np.ndarray]:
         # rounding in the space's own type may step over a bound
         return np.clip(np.clip(wide, low, high).astype(space.dtype), space.low, space.high)
 
-    return own
+    def agent(own: Any) -> np.ndarray:
+        given = np.asarray(own, np.float64)
+        if given.size != half.size:
+            raise ValueError(f"the action has shape {given.shape}; expected {space.shape}")
+        width = np.where(half == 0, 1, half)  # where there is nothing to choose
+        return (((given.reshape(space.shape) - middle) / width).clip(-1, 1)).ravel()
+
+    return own, agent
 
 
 def _require_bounds(space: spaces.Box, name: str) -> None:

@@ -52,6 +52,7 @@ class Atari:
         self.stack: int | dict[str, int] = stack
         self.discrete: dict[str, int] = {}
         self.own_action: Callable[[Any], Any] = int
+        self.agent_action: Callable[[Any], Any] = int
         self.protocol: Protocol | None = protocol
         self.frame_space: gymnasium.spaces.Box | gymnasium.spaces.Dict = gymnasium.spaces.Box(
             0, 255, (1, frame_size, frame_size), np.uint8

@@ -83,9 +83,9 @@ class Lanes:
                 self._envs.append(self._run(make))
             first = self._envs[0]
             self._parts = Parts(first.observation_space, name)
-            self.action_space, self.action_names, self.own_action = actions(
-                first.action_space, name
-            )
+            taken = actions(first.action_space, name)
+            self.action_space, self.action_names = taken.space, taken.names
+            self.own_action, self.agent_action = taken.own, taken.agent
             for lane, env in enumerate(self._envs):
                 for what in ("observation_space", "action_space"):
                     if getattr(env, what) != getattr(first, what):

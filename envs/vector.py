@@ -90,6 +90,8 @@ class VectorEnv(Protocol):
     """What the actions of a Discrete space are called, from 0; empty for a Box."""
     own_action: Callable[[Any], Any]
     """From one lane's action to what the environment itself takes for it."""
+    agent_action: Callable[[Any], Any]
+    """The way back, from the environment's own action to the agent's."""
     protocol: AtariProtocol | None
     """The Atari protocol, None elsewhere."""
     frame_rate: float

@@ -21,6 +21,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.actions import Actions
+
 MAX_MESSAGE = 4096
 """Bytes of one message, at most."""
 CONNECTIONS = 16
@@ -32,14 +34,13 @@ IDLE = 60.0
 class Inbox:
     """The newest valid action; shared by every way in.
 
-    first_action  the environment's own number for action 0 of a Discrete space
-    tell          called with one line about what was dropped, at most once a second
+    actions  what is taken, in the environment's own terms
+    tell     called with one line about what was dropped, at most once a second
     """
 
     def __init__(
         self,
-        space: gymnasium.Space[Any],
-        first_action: int = 0,
+        actions: Actions,
         token: str = "",
         tell: Callable[[str], None] = print,
     ) -> None:
@@ -47,7 +48,7 @@ class Inbox:
         """Messages by what became of them: taken, long, malformed, token, action."""
         self.fresh = threading.Event()
         """Set by each action that is taken; whoever waits for the next one clears it."""
-        self._space, self._first = space, first_action
+        self._actions, space = actions, actions.space
         self._token, self._tell = token.encode(), tell
         self._told = -math.inf
         self._lock = threading.Lock()
@@ -91,22 +92,24 @@ class Inbox:
                 return "token", "its token is missing or wrong"
         return self._check_action(content["action"])
 
-    def _check_action(self, action: Any) -> tuple[str, str]:
-        if isinstance(self._space, gymnasium.spaces.Discrete):
-            last = self._first + int(self._space.n) - 1
-            if isinstance(action, bool) or not isinstance(action, int):
-                return "action", f"action is {str(action)[:40]!r}; expected a whole number"
-            if not self._first <= action <= last:
-                return "action", f"action is {action}; expected {self._first} to {last}"
-            self._newest = action - self._first
+    def _check_action(self, own: Any) -> tuple[str, str]:
+        space = self._actions.space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            if isinstance(own, bool) or not isinstance(own, int):
+                return "action", f"action is {str(own)[:40]!r}; expected a whole number"
+            action = self._actions.agent(own)
+            if not 0 <= action < space.n:
+                first, last = self._actions.own(0), self._actions.own(int(space.n) - 1)
+                return "action", f"action is {own}; expected {first} to {last}"
+            self._newest = action
             return "taken", ""
         try:
-            array = np.asarray(action, np.float32)
-        except (TypeError, ValueError, OverflowError):
-            return "action", f"action is {str(action)[:40]!r}; expected numbers"
-        if array.shape != self._space.shape or not np.isfinite(array).all():
-            return "action", f"action has shape {array.shape}; expected {self._space.shape}, finite"
-        self._newest = array
+            array = np.asarray(own, np.float64)
+            if not np.isfinite(array).all():
+                return "action", "action holds NaN or infinity"
+            self._newest = np.asarray(self._actions.agent(array), np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
+            return "action", f"action is {str(own)[:40]!r}; expected numbers ({error})"
         return "taken", ""
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from envs.actions import Actions
 from envs.camera.actions import ActionPort, Inbox
 from envs.camera.serve import Broadcast, PictureServer, encode
 from envs.config import EnvConfig
@@ -66,7 +67,13 @@ class Sim:
         self._broadcast = Broadcast()
         self._close: list[Callable[[], None]] = [self._env.close]
         try:
-            self.inbox = Inbox(self._env.action_space, self._env.first_action, token, tell)
+            taken = Actions(
+                self._env.action_space,
+                self._env.action_names,
+                self._env.own_action,
+                self._env.agent_action,
+            )
+            self.inbox = Inbox(taken, token, tell)
             title = f"{env.env} camera"
             server = PictureServer(
                 self._broadcast, title, self.status, host=host, port=port, inbox=self.inbox

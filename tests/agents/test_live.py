@@ -24,7 +24,7 @@ from agents.latency import Durations
 from agents.live import Live
 from agents.live_config import LiveConfig, check
 from agents.live_run import agents_view
-from agents.session import create
+from agents.start import create
 from envs.camera import View, open_camera, open_sink
 from envs.camera.actions import ActionPort, Inbox
 from envs.camera.feed import Feed
@@ -225,7 +225,7 @@ def test_a_sink_that_breaks_drops_what_is_old_and_comes_back(start: Callable[...
 
 
 def test_a_real_receiver_may_go_and_come_back(start: Callable[..., Run]) -> None:
-    inbox = Inbox(DISCRETE, 1, tell=lambda _: None)
+    inbox = Inbox(DISCRETE, tell=lambda _: None)
     port = ActionPort(inbox, "127.0.0.1", 0)
     with Stream() as stream:
         run = start(stream.url, sink=open_sink(f"tcp://127.0.0.1:{port.port}"))

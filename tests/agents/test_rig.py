@@ -18,7 +18,7 @@ import torch
 from agents import cli, load
 from agents.live import Acted
 from agents.record import Recorder, Watcher, overlay
-from agents.session import create, resume
+from agents.start import create, resume
 from envs.camera import CameraEnv, Frame, View, open_camera
 from envs.camera.sim import Sim
 from envs.camera.view import saved

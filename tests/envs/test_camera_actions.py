@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from envs.actions import actions
 from envs.camera import open_camera, open_sink
 from envs.camera.actions import MAX_MESSAGE, ActionPort, Inbox
 from envs.camera.sim import Sim
@@ -21,8 +22,8 @@ from envs.config import EnvConfig
 from tests.envs.test_camera import until
 from tests.support import Tag, TaggedEnv
 
-DISCRETE = gymnasium.spaces.Discrete(4, start=1)
-BOX = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+DISCRETE = actions(gymnasium.spaces.Discrete(4, start=1), "env")
+BOX = actions(gymnasium.spaces.Box(-2, 2, (2,), np.float32), "env")
 
 
 def message(seq: int = 1, action: Any = 2) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def message(seq: int = 1, action: Any = 2) -> dict[str, Any]:
 
 @pytest.fixture
 def port() -> Iterator[tuple[Inbox, ActionPort]]:
-    inbox = Inbox(DISCRETE, 1, "secret", tell=lambda _: None)
+    inbox = Inbox(DISCRETE, "secret", tell=lambda _: None)
     port = ActionPort(inbox, "127.0.0.1", 0)
     yield inbox, port
     port.close()
@@ -63,7 +64,7 @@ def port() -> Iterator[tuple[Inbox, ActionPort]]:
 )
 def test_a_message_is_taken_or_counted(text: str, kind: str) -> None:
     told: list[str] = []
-    inbox = Inbox(DISCRETE, 1, "secret", tell=told.append)
+    inbox = Inbox(DISCRETE, "secret", tell=told.append)
     why = inbox.take(text.encode("utf-8", "surrogatepass"))
     assert inbox.counts == {kind: 1}
     assert (why == "") == (kind == "taken") == (not told)
@@ -85,7 +86,8 @@ def test_floats_for_a_box(text: str, kind: str) -> None:
     inbox = Inbox(BOX, tell=lambda _: None)
     inbox.take(text.encode())
     assert inbox.counts == {kind: 1}
-    assert inbox.newest().shape == (1, 2)
+    # the agent's side of the space is [-1, 1]
+    assert inbox.newest().tolist() == [[0.25, -0.5] if kind == "taken" else [0, 0]]
 
 
 def test_a_flood_of_nonsense_is_told_once_a_second() -> None:

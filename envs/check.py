@@ -49,8 +49,12 @@ def check(name: str, seed: int = 0) -> Iterator[Finding]:
     try:
         parts = yield from _spaces(env, name)
         yield from _play(env, parts, seed)
-        yield from _seeding(env, parts, seed)
-        yield from _restoring(env, parts, seed)
+        repeats = True
+        for finding in _seeding(env, parts, seed):
+            yield finding
+            repeats &= finding.kind != "wrong"
+        if repeats:  # what never comes again can't be told from what wasn't put back
+            yield from _restoring(env, parts, seed)
     except _Wrong as wrong:
         yield Finding("wrong", str(wrong))
     try:

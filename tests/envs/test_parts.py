@@ -132,7 +132,8 @@ def test_a_part_that_goes_missing_is_a_fault_of_that_lane() -> None:
     lanes = Lanes([Broken], seed=0, name="broken")
     try:
         lanes.reset()
-        with pytest.raises(EnvFault, match=r"lane 0 of 'broken', step\(action=0\): .* lacks 'arm/pose'"):
+        message = r"lane 0 of 'broken', step\(action=0\): .* lacks 'arm/pose'"
+        with pytest.raises(EnvFault, match=message):
             for _ in range(4):
                 lanes.send(np.zeros(1, int))
                 lanes.recv()

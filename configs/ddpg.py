@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from configs import encoder
-from configs.encoder import EncoderConfig
+from configs import learner
+from configs.learner import LearnerConfig
+from configs.ranges import above_zero, at_least, shares
 
 
 @dataclass(frozen=True)
-class DDPGConfig(EncoderConfig):
+class DDPGConfig(LearnerConfig):
     """Deterministic policy gradients by independent switches; the papers' agents are presets."""
 
     encoder: str = "flat"
@@ -21,8 +22,6 @@ class DDPGConfig(EncoderConfig):
     trunk: int = 0
     """Units, with LayerNorm and tanh, between encoder and layers, in actor and critic each (Yarats
     et al. 2022); 0 leaves them out."""
-    hidden: int = 256
-    """Units of the first fully connected layer, in actor and critics."""
     hidden_second: int = 0
     """Units of the second; 0 takes as many as hidden."""
     action_layer: Literal[1, 2] = 1
@@ -32,8 +31,6 @@ class DDPGConfig(EncoderConfig):
     batch_norm: bool = False
     """BatchNorm of the features, of the actor's hidden layers, and of the critic's before the
     action (Lillicrap et al. 2015, section 3)."""
-    init: Literal["torch", "he", "xavier", "orthogonal"] = "torch"
-    """Initialiser of convolutions and linear layers; torch is U(±1/sqrt(fan in))."""
     final_init: float = 3e-3
     """Last layers start uniform within ± this (Lillicrap et al. 2015, section 7); 0 leaves them to
     init."""
@@ -49,10 +46,6 @@ class DDPGConfig(EncoderConfig):
     """Most that the target's action is moved."""
     tau: float = 0.005
     """Share of the networks that moves into the targets at a time."""
-    n_step: int = 1
-    """Steps of reward before the bootstrap (Sutton 1988)."""
-    gamma: float = 0.99
-    """Discount per agent step, in [0, 1]."""
 
     noise: Literal["gaussian", "ou"] = "gaussian"
     """Exploration: independent, or an Ornstein-Uhlenbeck process (Lillicrap et al. 2015)."""
@@ -71,17 +64,7 @@ class DDPGConfig(EncoderConfig):
     """Pixels that images are moved by, at most, when learned from (Yarats et al. 2021)."""
 
     priority_alpha: float = 0.0
-    """Exponent of the priorities (Schaul et al. 2016); 0 samples uniformly."""
-    priority_beta: float = 0.4
-    """Importance correction at the start; it rises to 1 over the run."""
-    replay_capacity: int = 1_000_000
-    """Transitions that the replay holds."""
-    learning_starts: int = 10_000
-    """Agent steps collected before the first update."""
-    update_every: float = 1.0
-    """Agent steps per update; may be below 1."""
     batch_size: int = 256
-    """Transitions per update."""
 
     actor_learning_rate: float = 3e-4
     """Step size of Adam for the actor."""
@@ -90,48 +73,17 @@ class DDPGConfig(EncoderConfig):
     critic_l2: float = 0.0
     """L2 penalty on the critics' weights."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
-    """Arithmetic of the networks; auto takes bf16 where the processor has it, tf32 is for GPUs."""
 
 
 def check(config: DDPGConfig) -> None:
     """Raise ValueError, in one line, for a value out of its range."""
-    encoder.check(config)
-    for name in ("hidden", "policy_every", "n_step", "replay_capacity", "batch_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("actor_learning_rate", "critic_learning_rate"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
-    if not 0 < config.tau <= 1:
-        raise ValueError(f"tau is {config.tau}; it must lie in (0, 1]")
-    for name in ("gamma", "priority_alpha", "priority_beta", "ou_theta"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must lie in [0, 1]")
-    least_zero = (
-        "trunk",
-        "hidden_second",
-        "final_init",
-        "target_noise",
-        "target_noise_clip",
-        "noise_start",
-        "noise_final",
-        "noise_steps",
-        "random_steps",
-        "random_shift",
-        "learning_starts",
-        "critic_l2",
-    )
-    for name in least_zero:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be 0 or more")
-    if config.update_every < 1e-3:
-        raise ValueError(f"update_every is {config.update_every}; it must be at least 0.001")
-    for name in ("batch_size", "learning_starts"):
-        if getattr(config, name) > config.replay_capacity:
-            raise ValueError(
-                f"{name} is {getattr(config, name)}; it must not exceed replay_capacity, "
-                f"{config.replay_capacity}"
-            )
+    learner.check(config)
+    at_least(config, 1, "policy_every")
+    above_zero(config, "actor_learning_rate", "critic_learning_rate", "tau")
+    shares(config, "tau", "ou_theta")
+    at_least(config, 0, "trunk", "hidden_second", "final_init", "target_noise", "target_noise_clip")
+    at_least(config, 0, "noise_start", "noise_final", "noise_steps", "random_steps", "random_shift")
+    at_least(config, 0, "critic_l2")
     if config.batch_norm and config.batch_size < 2:
         raise ValueError("batch_size is 1; batch_norm needs at least 2")
     if config.encoder_cache and config.random_shift:

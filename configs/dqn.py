@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from configs import encoder
-from configs.encoder import EncoderConfig
+from configs import learner
+from configs.learner import LearnerConfig
+from configs.ranges import above_zero, at_least, shares
 
 
 @dataclass(frozen=True)
-class DQNConfig(EncoderConfig):
+class DQNConfig(LearnerConfig):
     """Deep Q-learning by independent switches; the papers' agents are presets over it."""
 
     hidden: int = 512
-    """Units of the fully connected layer in each head."""
+    n_step: int = 3
+    learning_starts: int = 20_000
+    update_every: float = 4.0
+
     double: bool = True
     """Select the bootstrap action with the online network (van Hasselt et al. 2016)."""
     dueling: bool = True
@@ -30,25 +34,9 @@ class DQNConfig(EncoderConfig):
     """Least return of the distribution's support."""
     v_max: float = 10.0
     """Greatest return of the distribution's support."""
-    n_step: int = 3
-    """Steps of reward before the bootstrap (Sutton 1988)."""
-    gamma: float = 0.99
-    """Discount per agent step, in [0, 1]."""
     loss: Literal["huber", "mse"] = "huber"
     """Error of the temporal difference; huber is the papers' clipped error."""
 
-    priority_alpha: float = 0.5
-    """Exponent of the priorities (Schaul et al. 2016); 0 samples uniformly."""
-    priority_beta: float = 0.4
-    """Importance correction at the start; it rises to 1 over the run."""
-    replay_capacity: int = 1_000_000
-    """Transitions that the replay holds."""
-    learning_starts: int = 20_000
-    """Agent steps collected before the first update."""
-    update_every: float = 4.0
-    """Agent steps per update; may be below 1."""
-    batch_size: int = 32
-    """Transitions per update."""
     target_update_every: int = 2_000
     """Updates between copies into the target network."""
 
@@ -62,8 +50,6 @@ class DQNConfig(EncoderConfig):
     """Decay of RMSProp's running averages."""
     max_grad_norm: float = 10.0
     """Clip the gradient to this norm; 0 leaves it."""
-    init: Literal["torch", "he", "xavier", "orthogonal"] = "torch"
-    """Initialiser of convolutions and linear layers."""
 
     epsilon_start: float = 1.0
     """Share of random actions at the first step."""
@@ -72,42 +58,14 @@ class DQNConfig(EncoderConfig):
     epsilon_steps: int = 250_000
     """Agent steps over which epsilon falls."""
 
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """Arithmetic of the networks; auto takes bf16 where the processor has it, tf32 is for GPUs."""
-
 
 def check(config: DQNConfig) -> None:
     """Raise ValueError, in one line, for a value out of its range."""
-    encoder.check(config)
-    positive = ("hidden", "n_step", "replay_capacity", "batch_size", "target_update_every")
-    for name in positive:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("update_every", "learning_rate", "optimizer_eps"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
-    unit = (
-        "gamma",
-        "epsilon_start",
-        "epsilon_final",
-        "priority_alpha",
-        "priority_beta",
-        "rmsprop_decay",
-    )
-    for name in unit:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must lie in [0, 1]")
-    for name in ("max_grad_norm", "learning_starts", "epsilon_steps"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be 0 or more")
-    if config.update_every < 1e-3:
-        raise ValueError(f"update_every is {config.update_every}; it must be at least 0.001")
-    for name in ("batch_size", "learning_starts"):
-        if getattr(config, name) > config.replay_capacity:
-            raise ValueError(
-                f"{name} is {getattr(config, name)}; it must not exceed replay_capacity, "
-                f"{config.replay_capacity}"
-            )
+    learner.check(config)
+    at_least(config, 1, "target_update_every")
+    above_zero(config, "learning_rate", "optimizer_eps")
+    shares(config, "epsilon_start", "epsilon_final", "rmsprop_decay")
+    at_least(config, 0, "max_grad_norm", "epsilon_steps")
     for name in ("v_min", "v_max"):
         if not isfinite(getattr(config, name)):
             raise ValueError(f"{name} is {getattr(config, name)}; it must be finite")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.ranges import above_zero, at_least
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -37,12 +39,8 @@ class EncoderConfig:
 
 def check(config: EncoderConfig) -> None:
     """Raise ValueError, in one line, for a value out of its range."""
-    if not config.encoder_width > 0:
-        raise ValueError(f"encoder_width is {config.encoder_width}; it must be above 0")
-    if not config.encoder_learning_rate >= 0:
-        raise ValueError(
-            f"encoder_learning_rate is {config.encoder_learning_rate}; it must be 0 or more"
-        )
+    above_zero(config, "encoder_width")
+    at_least(config, 0, "encoder_learning_rate")
     if config.encoder_cache and not config.encoder_freeze:
         raise ValueError(
             "encoder_cache is on, and encoder_freeze is off: features of an encoder that learns "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.ranges import at_least
+
 MOST_STEPS = 10**12
 
 
@@ -40,12 +42,8 @@ class RunConfig:
 
 def check(config: RunConfig) -> None:
     """Raise ValueError, in one line, for a value out of its range."""
-    for name in ("steps", "eval_episodes", "log_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("seed", "threads", "checkpoint_every", "eval_every", "explain_every"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be 0 or more")
+    at_least(config, 1, "steps", "eval_episodes", "log_every")
+    at_least(config, 0, "seed", "threads", "checkpoint_every", "eval_every", "explain_every")
     if config.steps > MOST_STEPS:
         raise ValueError(f"steps is {config.steps}; it must be at most {MOST_STEPS}")
     if config.seed >= 2**31:

@@ -139,7 +139,7 @@ def test_the_papers_networks() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tau": 0.0}, "tau is 0.0; it must lie in (0, 1]"),
+        ({"tau": 0.0}, "tau is 0.0; it must be above 0"),
         ({"policy_every": 0}, "policy_every is 0; it must be at least 1"),
         ({"gamma": 1.5}, "gamma is 1.5; it must lie in [0, 1]"),
         ({"actor_learning_rate": 0.0}, "actor_learning_rate is 0.0; it must be above 0"),

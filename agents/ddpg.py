@@ -106,7 +106,7 @@ class ActorCritic(nn.Module):
 
 
 class Policy(nn.Module):
-    """An ActorCritic's policy alone, with the encoder that it sees by."""
+    """An ActorCritic's policy alone, with the encoder that it sees by, before tanh bounds it."""
 
     def __init__(self, whole: ActorCritic) -> None:
         super().__init__()
@@ -115,8 +115,8 @@ class Policy(nn.Module):
         self.bf16 = whole.bf16
 
     def forward(self, observation: Observation) -> Tensor:
-        """(B, *observation_shape) -> actions (B, A) in [-1, 1]."""
-        return torch.tanh(self.actor(see(self.encoder, observation, self.bf16)))
+        """(B, *observation_shape) -> (B, A), whose tanh is the action."""
+        return self.actor(see(self.encoder, observation, self.bf16))
 
     def arithmetic(self) -> torch.autocast:
         """A context in which the encoder computes as it is to."""
@@ -163,7 +163,7 @@ class DDPG:
         if config.random_shift and all(len(shape) != 3 for shape in shapes):
             raise ValueError(
                 f"random_shift is {config.random_shift}; it moves images, and observations are "
-                f"vectors of {observation_shape}: set it to 0"
+                f"vectors of {observation_shape}: show pictures by --pixels, or set it to 0"
             )
         self.config, self.action_size = config, action_size
         self.device = torch.device(device)
@@ -190,7 +190,9 @@ class DDPG:
             capturable=on_gpu,
         )
         self.actor_optimizer = torch.optim.Adam(
-            [p for p in self.actor_parts.parameters() if p.requires_grad],
+            list(self.actor_parts.parameters())
+            if online.eye is None
+            else learnable(config, online.eye, self.actor_parts),
             config.actor_learning_rate,
             fused=True,
             capturable=on_gpu,
@@ -235,6 +237,8 @@ class DDPG:
         actions, which `explorer` draws where it is given, so that an evaluation leaves training's
         random numbers alone. Networks are in eval mode here, always.
         """
+        if not 0 <= epsilon <= 1:
+            raise ValueError(f"epsilon is {epsilon}; it must lie in [0, 1]")
         draw = explorer or self.explorer
         shape = count(observation), self.action_size
         if explore and self._random:
@@ -270,8 +274,7 @@ class DDPG:
         what the policy gives leans to that action, before tanh flattens it."""
 
         def lean(out: Tensor) -> Tensor:
-            before = torch.atanh(out.clamp(-1 + 1e-6, 1 - 1e-6))
-            return (before * action.sign()).sum(1, keepdim=True)
+            return (out * action.sign()).sum(1, keepdim=True)
 
         policy = Policy(self.online)
         return policy, policy.encoder, lean

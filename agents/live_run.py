@@ -59,6 +59,11 @@ def run_live(
         stack.enter_context(feed)
         zero = _check_fit(player, feed, view)
         _check_safe_action(player, config, zero)
+        if explain and not isinstance(zero, int):
+            raise ValueError(
+                f"explain is on, and the actions of {folder} are continuous; live films show what "
+                "agents of discrete actions look at: leave it out (agents explain does it)"
+            )
         sink = open_sink(config.sink, token=config.token)
         stack.callback(sink.close)
         live = Live(player, feed, view, sink, config, zero=zero, tell=line.tell)

@@ -62,7 +62,7 @@ def stoppable() -> Iterator[threading.Event]:
             _say("agents: ended at once; what came after the last checkpoint is lost")
             os._exit(128 + number)
         stop.set()
-        _say("agents: stopping, once it is saved; once more ends at once")
+        _say("agents: stopping in good order; once more ends at once")
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

@@ -19,7 +19,8 @@ from agents.process import keep_freed_memory, locked
 from agents.rig import keep_view, single
 from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
 from envs import EnvFault, make
-from envs.make import ATARI_ONLY
+from envs.config import EnvConfig
+from envs.make import ATARI_ONLY, PIXELS_ONLY, resolve
 from replay.snapshot import DamagedSnapshot
 
 
@@ -29,7 +30,10 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     Raises ValueError or TypeError, in one line, for a wrong option, environment or encoder, and
     MemoryError where the replay does not fit; nothing is written then.
     """
+    _require_actions(algorithm, overrides)
     chosen = single(_resolve(algorithm, preset, overrides), overrides)
+    if not chosen.env.pixels and (idle := [n for n in PIXELS_ONLY if n in overrides]):
+        raise ValueError(f"{idle[0]} is {overrides[idle[0]]!r}, and says nothing without --pixels")
     session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
     try:
         if chosen.run.explain_every and not shows_images(session.env):
@@ -65,6 +69,16 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
             f"after {chosen.agent.learning_starts:,}"
         )
     return session
+
+
+def _require_actions(algorithm: str, overrides: Mapping[str, Any]) -> None:
+    """Refuse Atari to an algorithm of continuous actions before its preset's options are judged."""
+    name = overrides.get("env", EnvConfig.env)
+    if config.lookup(algorithm).continuous and resolve(name).kind == "atari":
+        raise ValueError(
+            f"{algorithm} needs continuous actions and {name} takes discrete ones; use dqn: "
+            f"agents train dqn --env {name}"
+        )
 
 
 def _resolve(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> TrainConfig:

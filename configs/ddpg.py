@@ -71,7 +71,7 @@ class DDPGConfig(LearnerConfig):
     critic_learning_rate: float = 3e-4
     """Step size of Adam for the critics, and for their encoder."""
     critic_l2: float = 0.0
-    """L2 penalty on the critics' weights."""
+    """L2 penalty on all that the critics' optimiser learns, their encoder included."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
 
 

@@ -51,6 +51,9 @@ MOST_DROPS = 3
 class Lanes:
     """One environment of each function in `make_env`, which is called in the worker thread.
 
+    An episode is dropped whose simulation diverges, and one of which `step` says in
+    `info["trouble"]` why it is nothing to learn from.
+
     `stack=0` takes 4 for images and 1 for vectors, of each part of a Dict. `limit` truncates
     episodes after so many steps, above 0. Lane i is seeded once, at `reset`, by a seed of its own
     derived from `seed`; later episodes go on from its generator.
@@ -217,23 +220,27 @@ class Lanes:
                     observation, _ = env.reset()
                     self._parts.write(observation, frame, lane)
                 continue
-            own = self.own_action(action[lane])
+            own, reason = self.own_action(action[lane]), ""
             try:
                 with self._blame(lane, f"step(action={own})"):
                     returned = env.step(own)
                     if not isinstance(returned, tuple) or len(returned) != 5:
                         raise ValueError(f"returned {kind(returned)}; expected {RETURNED}")
-                    observation, gain, terminated[lane], truncated[lane], _ = returned
+                    observation, gain, terminated[lane], truncated[lane], info = returned
                     reward[lane] = Checker.reward(gain)
                     self._parts.write(observation, frame, lane)
+                    reason = info.get("trouble", "")
             except EnvFault as fault:
-                dropped.append(self._forgive(lane, fault))
+                reason = self._forgive(fault)
+            if reason:
+                dropped.append(Drop(lane, reason))
                 with self._blame(lane, "reset()"):
                     observation, _ = env.reset()
                     self._parts.write(observation, frame, lane)
                 reward[lane], terminated[lane], truncated[lane] = 0.0, False, False
         if self.episode_limit:
-            truncated |= ~terminated & (self._scores.length + 1 >= self.episode_limit)
+            at_the_limit = self._scores.length + 1 >= self.episode_limit
+            truncated |= at_the_limit & ~terminated & ~self._scores.over
         for lane, _ in dropped:
             truncated[lane] = False
         episodes = self._scores.add(reward, terminated | truncated)
@@ -245,7 +252,7 @@ class Lanes:
         gain32 = reward.astype(np.float32)
         return Step(frames, gain32, terminated, truncated, episodes, tuple(dropped))
 
-    def _forgive(self, lane: int, fault: EnvFault) -> Drop:
+    def _forgive(self, fault: EnvFault) -> str:
         """What to tell of an episode that is given up; raises what can't be forgiven.
 
         Simulations of continuous control diverge now and then, under actions that learning tries.
@@ -259,7 +266,7 @@ class Lanes:
         self._drops += 1
         if self._drops == MOST_DROPS:
             raise EnvFault(f"{fault}; so ended {MOST_DROPS} episodes in a row") from fault
-        return Drop(lane, str(fault))
+        return str(fault)
 
     def _next_frames(self) -> dict[str, np.ndarray]:
         self._turn ^= 1

@@ -25,6 +25,9 @@ MOST_ENVS = 4096
 ATARI_ONLY = ("protocol", "frame_size", "env_threads")
 """Options that say nothing outside Atari."""
 
+PIXELS_ONLY = ("size", "render_quality", "render_repeats")
+"""Options that say nothing without pictures in place of observations."""
+
 EVALUATION_STEPS = 27_000
 """Agent steps to an evaluation's episode outside Atari, as many as half an hour of Atari has: an
 environment without a limit of its own would never end under a policy that survives."""

@@ -174,6 +174,7 @@ class Pixels(Repeat):
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
         observation, info = self.env.reset(**options)
+        self._pictures = []  # of an episode that was dropped
         return self.seen(observation), info
 
     def passed(self) -> None:

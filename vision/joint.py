@@ -12,6 +12,9 @@ from vision.encoder import Encoder, build_encoder
 from vision.gradcam import plain
 from vision.train import Freezable
 
+VECTORS = ("mlp", "flat")
+"""Encoders that take vectors; any other leaves them to an mlp."""
+
 
 class JointEncoder(Freezable):
     """An encoder for each image, one MLP for all vectors together; their features side by side.
@@ -54,13 +57,14 @@ class JointEncoder(Freezable):
                 + ", ".join(f"{part} is {self.observation_shape[part]}" for part in self.images)
             )
         size = sum(self.observation_shape[part][0] for part in self._vector_parts)
-        if not self.images and name != "mlp":
+        if not self.images and name not in VECTORS:
             raise ValueError(
                 f"{name} takes images, and none of {', '.join(self.observation_shape)} is one; for "
                 "vectors use the encoder 'mlp'"
             )
         own = {} if self.images else options
-        self.vectors = build_encoder("mlp", (size,), width, **own) if size else None
+        joins = name if name in VECTORS else "mlp"
+        self.vectors = build_encoder(joins, (size,), width, **own) if size else None
         self.feature_dim = sum(encoder.feature_dim for encoder in self.images.values())
         self.feature_dim += self.vectors.feature_dim if self.vectors is not None else 0
 

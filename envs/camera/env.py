@@ -113,7 +113,7 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         self._due = 0.0
         self._steps = self._seq = 0
         self._frame: Frame | None = None
-        self._sent_at = math.inf  # when the sink last took an action
+        self._away_since: float | None = None  # the sink takes no action
         self._hold = hold
         self._guard: threading.Thread | None = None
         self._closing = threading.Event()
@@ -131,7 +131,8 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         super().reset(seed=seed)
         self._wake()
         self._open()
-        self._send(self._safe_action)
+        while not self._send(self._safe_action):
+            time.sleep(0.05)
         if self._on_reset is not None:
             self._on_reset()
         began = time.monotonic()
@@ -166,7 +167,9 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         if now > self._due + self._period:  # learning was late: the period begins anew
             self.missed += int((now - self._due) / self._period)
             self._due = now
-        self._send(action)
+        if not self._send(action):
+            assert self._sink is not None
+            return self._cut(f"the action did not go out: {self._sink.fault}")
         self._due += self._period
         self._frame, trouble = self._picture()
         self._steps += 1
@@ -237,7 +240,6 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             self.view = replace(self.view, source=(height, width))
         if self._sink is None:
             self._sink = open_sink(self._sink_name, token=self._token, timeout=self._timeout)
-            self._sent_at = time.monotonic()
 
     def _picture(self) -> tuple[Frame, str]:
         """The first picture after the deadline, or the newest and what is wrong with it."""
@@ -250,7 +252,8 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             if trouble or frame is not None or camera.ended:
                 return frame or last, trouble
 
-    def _send(self, action: Any, *, raises: bool = True) -> None:
+    def _send(self, action: Any, *, raises: bool = True) -> bool:
+        """Whether the sink took the action; ConnectionError once it was away for the timeout."""
         assert self._sink is not None
         self._seq += 1
         plain = int(action) if np.ndim(action) == 0 else np.asarray(action).tolist()
@@ -264,9 +267,12 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         }
         now = time.monotonic()
         if self._sink.send(message):
-            self._sent_at = now
-        elif raises and (self._sink.hopeless or now - self._sent_at > self._timeout):
+            self._away_since = None
+            return True
+        self._away_since = now if self._away_since is None else self._away_since
+        if raises and (self._sink.hopeless or now - self._away_since > self._timeout):
             raise ConnectionError(f"the sink stayed away: {self._sink.fault}")
+        return False
 
     def _info(self, frame: Frame) -> dict[str, Any]:
         return {"age": frame.age, "frame": frame.number, "missed": self.missed}

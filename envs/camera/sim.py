@@ -100,7 +100,10 @@ class Sim:
             if stop.wait(max(0.0, due - time.monotonic())):
                 return
             if self._wait and self.inbox.counts["taken"]:
-                self.inbox.fresh.wait(self._wait)
+                until = time.monotonic() + self._wait
+                while not stop.is_set() and time.monotonic() < until:
+                    if self.inbox.fresh.wait(min(0.2, self._wait)):
+                        break
             now = time.monotonic()
             if self._wait:
                 due = max(due, now)  # no step makes up for the time that another waited

@@ -324,7 +324,7 @@ def test_the_noise_falls_as_told() -> None:
 
 
 def test_random_shift_refuses_vectors() -> None:
-    with pytest.raises(ValueError, match=r"random_shift is 4; it moves images.*\(5,\): set it to"):
+    with pytest.raises(ValueError, match=r"random_shift is 4; .*\(5,\): show pictures by --pixels"):
         agent({"random_shift": 4})
 
 

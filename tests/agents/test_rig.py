@@ -126,7 +126,7 @@ def test_show_serves_a_page_with_the_actions(sim: Sim, tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live_run.Line, "tell", lambda _, text: look(text))
-        config = LiveConfig(rate=0, max_seconds=1.0)
+        config = LiveConfig(rate=0, max_seconds=4.0)
         run_live(session.run_dir, sim.stream, config, View(grey=True), show=True, explain=True)
     page, picture, status = found
     assert b"/stream.mjpg" in page and picture.startswith(b"\xff\xd8")

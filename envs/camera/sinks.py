@@ -83,7 +83,7 @@ class LineSink:
 
 
 class FunctionSink:
-    """A function called with the action alone: an int, or an array of floats.
+    """A function called with the action alone: an int, or a list of floats.
 
     It runs in the control loop, so what it takes is the loop's time. One that raises has dropped
     the action.

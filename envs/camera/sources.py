@@ -237,8 +237,16 @@ def opener(
 
 
 def public(source: str) -> str:
-    """`source` without the user and password that a URL may hold: fit for logs and reports."""
-    return re.sub(r"://[^/@\s]*@", "://", source)
+    """`source` without the user and password that a URL may hold: fit for logs and reports.
+
+    A password may hold @ and /, which a URL should have quoted, so it ends at the last @. What
+    looks like a port may be its beginning: rather a path is shortened than a password shown.
+    """
+    scheme, colon, rest = source.partition("://")
+    host = rest.partition("/")[0]
+    if "@" in host or ":" in host:
+        return scheme + colon + rest.rpartition("@")[2]
+    return source
 
 
 def devices() -> list[str]:

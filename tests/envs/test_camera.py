@@ -16,6 +16,7 @@ import pytest
 
 from envs.camera import Feed, Lens, View, open_camera
 from envs.camera.mjpeg import MAX_HEAD, MAX_PART, PartParser, jpeg_size
+from envs.camera.sources import public
 from tests.stream import Stream, flat, jpeg
 
 
@@ -376,3 +377,20 @@ def test_an_empty_folder_holds_no_images(tmp_path: Path) -> None:
 def test_a_feed_needs_its_with_block() -> None:
     with pytest.raises(RuntimeError, match="use it in a `with` block"):
         Feed(lambda _: None).latest()  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("rtsp://admin:p@ss@10.0.0.2/x", "rtsp://10.0.0.2/x"),
+        ("rtsp://admin:p/s@s@10.0.0.2:554/x", "rtsp://10.0.0.2:554/x"),
+        ("http://user@cam/stream", "http://cam/stream"),
+        ("rtsp://admin:12/3@10.0.0.2/x", "rtsp://10.0.0.2/x"),
+        ("http://cam:8090/stream.mjpg", "http://cam:8090/stream.mjpg"),
+        ("http://cam/a@b.mjpg", "http://cam/a@b.mjpg"),
+        ("http://[::1]:8090/x", "http://[::1]:8090/x"),
+        ("clip@home.mp4", "clip@home.mp4"),
+    ],
+)
+def test_no_password_is_shown(source: str, shown: str) -> None:
+    assert public(source) == shown

@@ -133,7 +133,8 @@ def train(out: Path, env: str, steps: int, seed: int, extra: Sequence[str]) -> d
     print(" ".join(command), flush=True)
     begin = time.time()
     try:
-        subprocess.run(command, check=True)
+        if code := subprocess.run(command).returncode:  # it said itself what was wrong
+            sys.exit(code)
     finally:
         seconds = before + time.time() - begin
         write_text(clock, f"{seconds}\n")

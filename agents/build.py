@@ -33,18 +33,11 @@ def build_agent(
     follows needs none.
     """
     space: Any = env.action_space
-    algorithm = lookup(chosen.algorithm)
     continuous = not isinstance(space, gymnasium.spaces.Discrete)
-    if continuous != algorithm.continuous:
-        others = [name for name, other in ALGORITHMS.items() if other.continuous == continuous]
-        needs = "continuous" if algorithm.continuous else "discrete"
-        raise ValueError(
-            f"{chosen.algorithm} needs {needs} actions and {chosen.env.env} takes {space}; use "
-            f"{' or '.join(others)}: agents train {others[0]} --env {chosen.env.env}"
-        )
+    require_actions(chosen.algorithm, chosen.env.env, continuous, space)
     size = int(space.n) if isinstance(space, gymnasium.spaces.Discrete) else int(space.shape[0])
     shape = stacked_shape(observation_field(env))
-    module, _, name = algorithm.agent.partition(":")
+    module, _, name = lookup(chosen.algorithm).agent.partition(":")
     build = getattr(import_module(module), name)
     try:
         agent: Agent = build(
@@ -58,6 +51,18 @@ def build_agent(
             f"the networks don't fit in the memory of {device}: hidden is {chosen.agent.hidden}, "
             f"encoder_width {chosen.agent.encoder_width:g}, observations are {shape}"
         ) from None
+
+
+def require_actions(algorithm: str, env: str, continuous: bool, taken: object) -> None:
+    """ValueError, naming the algorithm to use, where the env's actions are of the other kind."""
+    wanted = lookup(algorithm).continuous
+    if continuous == wanted:
+        return
+    others = [name for name, other in ALGORITHMS.items() if other.continuous == continuous]
+    raise ValueError(
+        f"{algorithm} needs {'continuous' if wanted else 'discrete'} actions and {env} takes "
+        f"{taken}; use {' or '.join(others)}: agents train {others[0]} --env {env}"
+    )
 
 
 def build_replay(

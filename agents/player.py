@@ -15,6 +15,7 @@ from agents.config import TrainConfig
 from agents.loop import Agent, observation_field
 from envs import make
 from envs.parts import by_name, one_hot
+from envs.vector import VectorEnv
 from replay import Field, Observation, PrioritizedReplay
 from replay.types import Spec, longest_stack
 
@@ -44,6 +45,17 @@ class Player:
         self._fresh = True
         self.seen: Observation
         """What the last action answers: (1, stack * C, H, W) or (1, D), of each part."""
+
+    @classmethod
+    def of(cls, agent: Agent, env: VectorEnv) -> Player:
+        """The player of an agent on what `env` shows and takes."""
+        return cls(
+            agent,
+            observation_field(env),
+            own_action=env.own_action,
+            discrete=env.discrete,
+            atari=env.protocol is not None,
+        )
 
     def reset(self) -> None:
         """Forget the frames of the episode that ended."""
@@ -122,13 +134,7 @@ def load(folder: str | Path, device: str = "auto") -> Player:
     env = make(chosen.env, seed=0, num_envs=1)
     try:
         agent, _ = load_agent(Path(folder), chosen, env, device)
-        return Player(
-            agent,
-            observation_field(env),
-            own_action=env.own_action,
-            discrete=env.discrete,
-            atari=env.protocol is not None,
-        )
+        return Player.of(agent, env)
     finally:
         env.close()
 

@@ -107,13 +107,7 @@ class Session:
 
     def player(self) -> Player:
         """The agent as it stands, acting on raw observations."""
-        return Player(
-            self.agent,
-            observation_field(self.env),
-            own_action=self.env.own_action,
-            discrete=self.env.discrete,
-            atari=self.env.protocol is not None,
-        )
+        return Player.of(self.agent, self.env)
 
     def close(self) -> None:
         """Close the environments."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from agents import checkpoint, config
-from agents.build import build_agent, build_replay, pick_device, restore
+from agents.build import build_agent, build_replay, pick_device, require_actions, restore
 from agents.checkpoint import NewerSchema
 from agents.config import TrainConfig
 from agents.errors import CheckpointError
@@ -30,7 +30,10 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     Raises ValueError or TypeError, in one line, for a wrong option, environment or encoder, and
     MemoryError where the replay does not fit; nothing is written then.
     """
-    _require_actions(algorithm, overrides)
+    name = overrides.get("env", EnvConfig.env)
+    # before its preset's options are judged
+    if config.lookup(algorithm).continuous and resolve(name).kind == "atari":
+        require_actions(algorithm, name, False, "discrete ones")
     chosen = single(_resolve(algorithm, preset, overrides), overrides)
     if not chosen.env.pixels and (idle := [n for n in PIXELS_ONLY if n in overrides]):
         raise ValueError(f"{idle[0]} is {overrides[idle[0]]!r}, and says nothing without --pixels")
@@ -69,16 +72,6 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
             f"after {chosen.agent.learning_starts:,}"
         )
     return session
-
-
-def _require_actions(algorithm: str, overrides: Mapping[str, Any]) -> None:
-    """Refuse Atari to an algorithm of continuous actions before its preset's options are judged."""
-    name = overrides.get("env", EnvConfig.env)
-    if config.lookup(algorithm).continuous and resolve(name).kind == "atari":
-        raise ValueError(
-            f"{algorithm} needs continuous actions and {name} takes discrete ones; use dqn: "
-            f"agents train dqn --env {name}"
-        )
 
 
 def _resolve(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> TrainConfig:

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness import OURS, Row, interleave, report
+from benchmarks.harness import OURS, Row, Run, interleave, report
 
 SAME: dict[str, Any] = {
     "preset": "paper-state",
@@ -43,24 +43,11 @@ WARM, CAPACITY = 500, 20_000
 PICTURES = 50
 
 
-class Ours:
-    """A session of ours, advanced a number of agent steps at a time."""
-
-    def __init__(self, preset: str, folder: Path, threads: int, **options: Any) -> None:
-        from agents.start import create
-
-        quick = {"learning_starts": WARM, "random_steps": WARM, "replay_capacity": CAPACITY}
-        where = {"env": "HalfCheetah", "out": str(folder), "steps": 10**9, "threads": threads}
-        self.session = create("ddpg", preset, {**options, **where, **quick})
-        self.ticks = self.session.ticks()
-        self.tick = next(self.ticks)
-
-    def advance(self, steps: int) -> float:
-        """Agent steps a second over at least `steps` of them."""
-        start, begin = self.tick.step, time.perf_counter()
-        while self.tick.step < start + steps:
-            self.tick = next(self.ticks)
-        return (self.tick.step - start) / (time.perf_counter() - begin)
+def run_of_ours(preset: str, folder: Path, threads: int, **options: Any) -> Run:
+    """A run of ours on HalfCheetah that learns from the first steps on."""
+    quick = {"learning_starts": WARM, "random_steps": WARM, "replay_capacity": CAPACITY}
+    where = {"env": "HalfCheetah", "out": str(folder), "threads": threads}
+    return Run("ddpg", preset, **{**options, **where, **quick})
 
 
 class Peer:
@@ -95,9 +82,9 @@ def speeds(folder: Path, rounds: int, steps: int, peers: bool, threads: int) -> 
     """Agent steps a second while learning, all systems in turns."""
     runs: dict[tuple[str, str], Callable[[int], float]] = {}
     for precision, system in (("auto", OURS), ("fp32", f"{OURS} fp32")):
-        same = Ours(folder=folder, threads=threads, precision=precision, **SAME)
+        same = run_of_ours(folder=folder, threads=threads, precision=precision, **SAME)
         runs["same network and batch", system] = same.advance
-    runs["default as shipped", OURS] = Ours("default", folder, threads).advance
+    runs["default as shipped", OURS] = run_of_ours("default", folder, threads).advance
     if peers:
         for package in ("stable_baselines3", "sbx"):
             if importlib.util.find_spec(package):
@@ -162,7 +149,7 @@ def parts(folder: Path, rounds: int, threads: int) -> list[Row]:
     """Microseconds of the default preset's update, by part."""
     from agents.polyak import polyak
 
-    run = Ours("default", folder, threads)
+    run = run_of_ours("default", folder, threads)
     run.advance(2 * WARM)
     agent: Any = run.session.agent
     replay, size = run.session.replay, run.session.config.agent.batch_size

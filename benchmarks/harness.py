@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median, stdev
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +29,24 @@ class Row:
     unit: str
     interval: float | None = None
     """Half of its 95% interval, where it is a mean."""
+
+
+class Run:
+    """A run of ours on a preset, advanced a number of agent steps at a time."""
+
+    def __init__(self, algorithm: str, preset: str, **options: Any) -> None:
+        from agents.start import create
+
+        self.session = create(algorithm, preset, {"steps": 10**9, **options})
+        self.ticks = self.session.ticks()
+        self.tick = next(self.ticks)
+
+    def advance(self, steps: int) -> float:
+        """Agent steps a second over at least `steps` of them."""
+        start, begin = self.tick.step, time.perf_counter()
+        while self.tick.step < start + steps:
+            self.tick = next(self.ticks)
+        return (self.tick.step - start) / (time.perf_counter() - begin)
 
 
 def machine(packages: Sequence[str] = ("torch", "numpy", "numba")) -> dict[str, str]:

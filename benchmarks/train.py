@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness import OURS, Row, report
+from benchmarks.harness import OURS, Row, Run, report
 
 SAME = {
     "preset": "nature",
@@ -36,24 +36,10 @@ WARM = 1_000
 CAPACITY = 20_000
 
 
-class Ours:
-    """A session of ours, advanced a number of agent steps at a time."""
-
-    def __init__(self, preset: str, folder: Path, **options: Any) -> None:
-        from agents import start
-
-        quick = {"learning_starts": WARM, "replay_capacity": CAPACITY, "epsilon_steps": 1}
-        options = {"env": "Breakout", "out": str(folder), "steps": 10**9, **quick, **options}
-        self.session = start.create("dqn", preset, options)
-        self.ticks = self.session.ticks()
-        self.tick = next(self.ticks)
-
-    def advance(self, steps: int) -> float:
-        """Agent steps per second over at least `steps` of them."""
-        start, begin = self.tick.step, time.perf_counter()
-        while self.tick.step < start + steps:
-            self.tick = next(self.ticks)
-        return (self.tick.step - start) / (time.perf_counter() - begin)
+def run_of_ours(preset: str, folder: Path, **options: Any) -> Run:
+    """A run of ours on Breakout that learns from the first steps on."""
+    quick = {"learning_starts": WARM, "replay_capacity": CAPACITY, "epsilon_steps": 1}
+    return Run("dqn", preset, **{"env": "Breakout", "out": str(folder), **quick, **options})
 
 
 class Peer:
@@ -121,8 +107,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs: dict[tuple[str, str], Callable[[int], float]] = {}
-        same = Ours(folder=Path(folder), **SAME)
-        default = Ours("default", Path(folder))
+        same = run_of_ours(folder=Path(folder), **SAME)
+        default = run_of_ours("default", Path(folder))
         runs["same", OURS] = same.advance
         runs["default", OURS] = default.advance
         if options.peers:
@@ -155,7 +141,7 @@ def main() -> None:
         report("train", rows, options.json)
 
 
-def _profile(run: Ours, before: dict[str, float], updates: int) -> list[Row]:
+def _profile(run: Run, before: dict[str, float], updates: int) -> list[Row]:
     """Where the default preset's time went, and the floor of its update."""
     spent = {part: value - before[part] for part, value in run.tick.seconds.items()}
     whole = sum(spent.values())

@@ -18,14 +18,13 @@ import vision
 from benchmarks.claims.shared import (
     CLASSES,
     TEST_IMAGES,
-    error,
+    curve,
     moments,
     panels,
     parse,
     row,
     save,
     shapeset,
-    train,
     verdict,
 )
 from benchmarks.harness import report
@@ -50,21 +49,15 @@ def main() -> None:
                 build = getattr(vision, name)
                 net = build(len(CLASSES), in_channels=1, width=WIDTH, dropout=0.0, init="he")
                 optimizer = torch.optim.SGD(net.parameters(), times * RATE, momentum=0.9)
-                curves[system, times].append(
-                    [
-                        error(net, test)
-                        for step in train(net, optimizer, data, options.steps, BATCH, seed)
-                        if step in looks
-                    ]
-                )
+                curves[system, times].append(curve(net, optimizer, data, test, looks, BATCH, seed))
         print(f"seed {seed}: done", flush=True)
 
-    goals = [min(curve) for curve in curves["without", 1]]
-    least = {kind: [min(curve) for curve in found] for kind, found in curves.items()}
+    goals = [min(errors) for errors in curves["without", 1]]
+    least = {kind: [min(errors) for errors in found] for kind, found in curves.items()}
     needed = {
         kind: [
-            next((step for step, e in zip(looks, curve, strict=True) if e <= goal), np.nan)
-            for curve, goal in zip(found, goals, strict=True)
+            next((step for step, e in zip(looks, errors, strict=True) if e <= goal), np.nan)
+            for errors, goal in zip(found, goals, strict=True)
         ]
         for kind, found in curves.items()
     }

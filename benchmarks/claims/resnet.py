@@ -17,14 +17,13 @@ import torch
 import vision
 from benchmarks.claims.shared import (
     CLASSES,
-    error,
+    curve,
     moments,
     panels,
     parse,
     row,
     save,
     shapeset,
-    train,
     verdict,
 )
 from benchmarks.harness import report
@@ -48,16 +47,10 @@ def main() -> None:
             # the paper's: momentum 0.9, weight decay 1e-4
             optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=0.9, weight_decay=1e-4)
             # the paper divides the rate by 10 twice: what is compared are networks that settled
-            decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, options.steps)
-            curve = []
-            for step in train(net, optimizer, data, options.steps, BATCH, seed):
-                decay.step()
-                if step in looks:
-                    curve.append(error(net, data))
-            curves[name].append(curve)
+            curves[name].append(curve(net, optimizer, data, data, looks, BATCH, seed, settles=True))
         print(f"seed {seed}: done", flush=True)
 
-    ends = {name: [curve[-1] for curve in found] for name, found in curves.items()}
+    ends = {name: [errors[-1] for errors in found] for name, found in curves.items()}
     rows = []
     for depth in ("20", "56"):
         for family in ("plain", "resnet"):

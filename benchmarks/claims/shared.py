@@ -107,6 +107,31 @@ def train(
         yield step
 
 
+def curve(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Images,
+    judged: Images,
+    looks: Sequence[int],
+    batch: int,
+    seed: int,
+    *,
+    settles: bool = False,
+) -> list[float]:
+    """Train to the last of `looks`; returns the error on `judged` after each.
+
+    settles  let the learning rate fall to a hundredth, so that networks are compared that settled
+    """
+    steps, found = looks[-1], []
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, steps) if settles else None
+    for step in train(net, optimizer, data, steps, batch, seed):
+        if decay is not None:
+            decay.step()
+        if step in looks:
+            found.append(error(net, judged))
+    return found
+
+
 def moments(steps: int, count: int) -> list[int]:
     """`count` numbers of steps to look at a network after, evenly spread; fewer if steps are."""
     return sorted({round(steps * (i + 1) / count) or 1 for i in range(count)})

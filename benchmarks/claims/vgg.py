@@ -17,14 +17,13 @@ import vision
 from benchmarks.claims.shared import (
     CLASSES,
     TEST_IMAGES,
-    error,
+    curve,
     moments,
     panels,
     parse,
     row,
     save,
     shapeset,
-    train,
     verdict,
 )
 from benchmarks.harness import report
@@ -54,16 +53,12 @@ def main() -> None:
             net = build(len(CLASSES), in_channels=1, width=WIDTH, dropout=0.0, init="he")
             optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=0.9)
             # gently at the end, as every published figure is of a network that has settled
-            decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, options.steps)
-            curve = []
-            for step in train(net, optimizer, data, options.steps, BATCH, seed):
-                decay.step()
-                if step in looks:
-                    curve.append(error(net, test))
-            curves[letter].append(curve)
+            curves[letter].append(
+                curve(net, optimizer, data, test, looks, BATCH, seed, settles=True)
+            )
         print(f"seed {seed}: done", flush=True)
 
-    ends = {letter: [curve[-1] for curve in found] for letter, found in curves.items()}
+    ends = {letter: [errors[-1] for errors in found] for letter, found in curves.items()}
     case = f"test error after {options.steps:,} steps"
     report("vgg", [row(case, letter, values, "%") for letter, values in ends.items()], options.json)
     for deeper, shallower in (("B", "A"), ("D", "B"), ("E", "D"), ("E", "A")):

@@ -287,11 +287,12 @@ def test_learning_does_not_go_backwards(tmp_path: Path) -> None:
 
 
 def test_a_hang_up_saves_and_nohup_is_heeded(tmp_path: Path) -> None:
-    with stoppable() as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.wait(5)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup too
     try:
+        with stoppable() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.wait(5)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with stoppable() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.wait(0.2)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from agents.exploration import Noise
 from agents.graph import Forward
 from agents.heads import Layers
+from agents.optimizer import take_up
 from agents.perception import Eyes, features, images, learnable, perceive
 from agents.polyak import polyak
 from agents.precision import computes_bf16
@@ -378,12 +379,8 @@ class DDPG:
         """Take up a `state_dict` of the same configuration; RuntimeError where shapes differ."""
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
-        for name in ("actor_optimizer", "critic_optimizer"):
-            optimizer: torch.optim.Optimizer = getattr(self, name)
-            # it would share these tensors with whoever gave the state
-            optimizer.load_state_dict(copy.deepcopy(state[name]))
-            for group in optimizer.param_groups:  # saved on a device of another kind, perhaps
-                group["capturable"] = self.device.type == "cuda"
+        take_up(self.actor_optimizer, state["actor_optimizer"])
+        take_up(self.critic_optimizer, state["critic_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
         self.noise.state = state["noise"].cpu().numpy().copy()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from agents.graph import Forward
 from agents.linear import Linear
 from agents.noisy import NoisyLinear, resample, silence
+from agents.optimizer import take_up
 from agents.perception import Eyes, features, learnable, perceive
 from agents.precision import computes_bf16
 from agents.rmsprop import CentredRMSprop
@@ -323,11 +324,7 @@ class DQN:
         """Take up a `state_dict` of the same configuration; RuntimeError where shapes differ."""
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
-        # the optimiser would share these tensors with whoever gave the state
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        for group in self.optimizer.param_groups:  # saved on a device of another kind, perhaps
-            if "capturable" in group:
-                group["capturable"] = self.device.type == "cuda"
+        take_up(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
         self.updates = state["updates"]

@@ -52,6 +52,7 @@ def perceive(
             reports.append(f"{part}: {report}" if part else report)
         if config.encoder_freeze:
             freeze(own)
+        own.lay_out()
     return encoder, "\n".join(reports)
 
 

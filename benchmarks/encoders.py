@@ -103,7 +103,8 @@ def measure(name: str, size: int, batch: int, peers: Peers, repeats: int) -> lis
     channels = 3 if "torchvision" in others else 4
     shape = batch, channels, size, size
     images = torch.randint(256, shape, dtype=torch.uint8) if name == "nature" else torch.rand(shape)
-    nets: dict[str, nn.Module] = {OURS: build_encoder(name, (channels, size, size)), **others}
+    ours = build_encoder(name, (channels, size, size)).lay_out()  # as agents have it
+    nets: dict[str, nn.Module] = {OURS: ours, **others}
     rows = []
     for what, make in (("forward", forward), ("update", update)):
         runs = {system: make(net, images) for system, net in nets.items()}

@@ -53,7 +53,7 @@ class GoalReward:
             self._encoder = build_encoder(encoder, tuple(image.shape[1:]), width, **options)
         if weights is not None:
             load_weights(self._encoder, weights)
-        self._encoder.eval().requires_grad_(False).to(device)
+        self._encoder.lay_out().eval().requires_grad_(False).to(device)
         self._device = device
         self._goal = self._features(image)
 

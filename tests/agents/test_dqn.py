@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from agents.checkpoint import load_tree, save_tree
 from agents.dqn import DQN, QNetwork, project, td_loss, td_target
 from agents.noisy import NoisyLinear, resample, silence
 from agents.rmsprop import CentredRMSprop
@@ -252,19 +255,30 @@ def test_schedules() -> None:
     assert end["epsilon"] == pytest.approx(0.1) and end["beta"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("rainbow", [False, True])
-def test_state_round_trip_goes_on_bit_for_bit(rainbow: bool) -> None:
-    config = replace(SMALL, noisy=rainbow, distributional=rainbow)
-    first, second = DQN(config, (5,), 3, seed=1), DQN(config, (5,), 3, seed=2)
+@pytest.mark.parametrize(
+    ("switches", "shape"),
+    [
+        ({}, (5,)),
+        ({"noisy": True, "distributional": True}, (5,)),
+        ({"encoder": "impala"}, (3, 24, 24)),
+        ({"encoder": "resnet18", "encoder_width": 0.05}, (3, 40, 40)),
+        ({"encoder": "resnet18", "encoder_width": 0.05, "optimizer": "rmsprop"}, (3, 40, 40)),
+    ],
+)
+def test_a_saved_agent_goes_on_bit_for_bit(
+    switches: dict[str, Any], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    config = replace(SMALL, **switches)
+    first, second = DQN(config, shape, 3, seed=1), DQN(config, shape, 3, seed=2)
     for _ in range(3):
-        first.update(batch())
-        first.act(batch().observation)
-    second.load_state_dict(first.state_dict())
+        first.update(batch(shape=shape))
+        first.act(batch(shape=shape).observation)
+    save_tree(tmp_path / "agent", first.state_dict())  # a file forgets how tensors lay in memory
+    second.load_state_dict(load_tree(tmp_path / "agent"))
     for agent in (first, second):
-        agent.update(batch(6))
-    actions = [
-        a.act(batch().observation, explore=False, epsilon=0.3).tolist() for a in (first, second)
-    ]
+        agent.update(batch(6, shape))
+    seen = batch(shape=shape).observation
+    actions = [a.act(seen, explore=False, epsilon=0.3).tolist() for a in (first, second)]
     assert actions[0] == actions[1]
     for a, b in zip(first.online.parameters(), second.online.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -62,6 +62,7 @@ class BackboneEncoder(Encoder):
 
     mean: Tensor
     std: Tensor
+    layout = torch.channels_last
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from vision.encoder import ConvEncoder
 from vision.registry import register
 
@@ -14,4 +16,5 @@ class DDPG2015(ConvEncoder):
     parameters at 64x64x9; the paper counts about 430,000.
     """
 
+    layout = torch.channels_last
     layers = ((32, 3, 2), (32, 3, 2), (32, 3, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from vision.encoder import ConvEncoder
 from vision.init import initialise
 from vision.registry import register
@@ -16,6 +18,7 @@ class DrQ(ConvEncoder):
     share the convolutions only.
     """
 
+    layout = torch.channels_last
     layers = ((32, 3, 2), (32, 3, 1), (32, 3, 1), (32, 3, 1))
 
     def __init__(

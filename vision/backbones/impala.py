@@ -38,6 +38,8 @@ class Stage(nn.Module):
 class Impala(Encoder):
     """Espeholt et al. 2018, figure 3, right: stages of 16, 32 and 32 channels."""
 
+    layout = torch.channels_last
+
     def __init__(
         self, observation_shape: tuple[int, ...], width: float = 1.0, head: str = "flatten"
     ) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from agents.session import Session
     from envs.vector import Episode
 
+DEVICES = Literal["auto", "cpu", "cuda"]
+
 
 class RunFault(Exception):
     """A training run failed; the cause is the exception that ended it."""
@@ -39,14 +41,16 @@ def do_train(words: list[str]) -> None:
     )
     parser.option("--resume", "Run folder to go on with.", "DIR")
     parser.option("--steps", "Agent steps of the whole run, where it is to be longer.", "INT")
+    _machine_options(parser, default="the run's")
     if not {"-h", "--help", "--resume"} & {word.partition("=")[0] for word in words}:
         raise UsageError("name an algorithm first, such as: agents train dqn --env Breakout")
     given = parser.parse(words)
     folder = run_folder(given["resume"])
-    steps = _count(given, "steps", None)
+    steps, threads = _count(given, "steps", None), _count(given, "threads", None)
+    device = from_text("--device", given["device"], DEVICES) if "device" in given else None
     from agents.start import resume
 
-    _run(resume(folder, steps))
+    _run(resume(folder, steps, device=device, threads=threads))
 
 
 def _train_new(algorithm: str, words: list[str]) -> None:
@@ -281,16 +285,16 @@ def _film_options(parser: Parser) -> None:
     _machine_options(parser)
 
 
-def _machine_options(parser: Parser) -> None:
+def _machine_options(parser: Parser, default: str = "auto") -> None:
     """Where a run's agent computes, which may be another machine than it was trained on."""
     devices = "auto|cpu|cuda"
-    parser.option("--device", "Where the networks live (default: auto).", devices)
+    parser.option("--device", f"Where the networks live (default: {default}).", devices)
     parser.option("--threads", "Threads for arithmetic (default: the run's).", "INT")
 
 
 def _machine(given: dict[str, Any]) -> dict[str, Any]:
     """Those options' values, and where notes go."""
-    device = from_text("--device", given.get("device", "auto"), Literal["auto", "cpu", "cuda"])
+    device = from_text("--device", given.get("device", "auto"), DEVICES)
     return {"device": device, "threads": _count(given, "threads", None), "note": _note}
 
 

@@ -91,21 +91,26 @@ def _resolve(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -
     return chosen
 
 
-def resume(folder: Path, steps: int | None = None) -> Session:
-    """The run in `folder`, from its newest whole checkpoint; `steps` sets a new end.
+def resume(
+    folder: Path, steps: int | None = None, *, device: str | None = None, threads: int | None = None
+) -> Session:
+    """The run in `folder`, from its newest whole checkpoint.
+
+    steps    sets a new end; None leaves it
+    device, threads  where it goes on, which may be another machine; None as before
 
     A checkpoint whose replay is damaged is passed over, too. Where the environment can't be
     restored (Atari's vector environment offers no state) its episodes begin anew. Notes say so.
     """
     folder = Path(folder)
-    chosen = config.load(folder)
-    if steps is not None:
-        chosen = chosen.replace(steps=steps)
+    changes = {"steps": steps, "device": device, "threads": threads}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    chosen = config.load(folder).replace(**changes)
     notes: list[str] = []
     with locked(folder):
         session = _restored(folder, chosen, notes)
         keep_view(folder, session.env)
-        if steps is not None:
+        if changes:
             chosen.save(folder)
     at = f"resumed at step {session.step:,} of {chosen.run.steps:,}"
     session.notes = [*notes, *session.notes, at]

@@ -34,8 +34,9 @@ class Recorder:
         self.calls.append(("create", algorithm, preset, dict(overrides)))
         return self
 
-    def resume(self, folder: Path, steps: int | None) -> Recorder:
+    def resume(self, folder: Path, steps: int | None, **where: Any) -> Recorder:
         self.calls.append(("resume", folder, steps))
+        self.where = where
         return self
 
     def run(self) -> None:
@@ -118,6 +119,9 @@ def test_resume(recorder: Recorder, tell: Told) -> None:
     assert tell("train", "--resume", str(recorder.run_dir), "--steps", "3_000_000")[0] == 0
     folder = recorder.run_dir
     assert recorder.calls == [("resume", folder, None), ("resume", folder, 3_000_000)]
+    assert recorder.where == {"device": None, "threads": None}
+    assert tell("train", "--resume", str(folder), "--device", "cpu", "--threads", "2")[0] == 0
+    assert recorder.where == {"device": "cpu", "threads": 2}
 
 
 def test_eval(recorder: Recorder, tell: Told) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,6 +19,7 @@ import torch
 import agents
 from agents import checkpoint
 from agents import start as begin
+from agents.config import load as load_config
 from agents.errors import CheckpointError, StorageError
 from agents.evaluate import evaluate_run, play, student_t
 from agents.process import locked, stoppable
@@ -93,7 +95,10 @@ def test_resume_without_the_replay_fills_it_before_learning(tmp_path: Path) -> N
     run = start(tmp_path, save_replay=False, steps=400)
     run.run(console=False)
     run.close()
-    resumed = begin.resume(run.run_dir, steps=600)
+    resumed = begin.resume(run.run_dir, steps=600, device="cpu", threads=1)
+    assert load_config(run.run_dir).run == replace(
+        run.config.run, steps=600, device="cpu", threads=1
+    )
     assert any("fills anew" in note for note in resumed.notes)
     updates = [tick.updates - run.updates for tick in resumed.ticks()]
     assert updates[15] == 0 and updates[-1] > 0

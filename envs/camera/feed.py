@@ -126,10 +126,14 @@ class Feed:
             raise RuntimeError(f"{self.name} is open already")
         self._thread = threading.Thread(target=self._run, name=f"camera {self.name}", daemon=True)
         self._thread.start()
-        with self._changed:
-            come = self._changed.wait_for(
-                lambda: self._frame or self._refused or self._ended, self._timeout + 1
-            )
+        try:
+            with self._changed:
+                come = self._changed.wait_for(
+                    lambda: self._frame or self._refused or self._ended, self._timeout + 1
+                )
+        except BaseException:  # Ctrl-C: nobody will leave the block
+            self.close()
+            raise
         if self._frame is None:
             refused, ended = self._refused, self._ended
             self.close()

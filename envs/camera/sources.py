@@ -5,6 +5,7 @@ A source is read by one thread, which may wait in it; `envs.camera.feed` puts th
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -22,6 +23,15 @@ FILE_RATE = 30.0
 """Pictures a second of a video file that does not say."""
 FUNCTION_RATE = 30.0
 """Calls a second of a function, at most."""
+STREAM_SILENCE = 1.5
+"""Seconds that FFmpeg waits for a stream's next picture, at most: a wait of its can't be ended."""
+_FFMPEG = {
+    # its lines on stderr say less than ours, and an OpenCV that reconnects writes one a second
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    # to guess a frame rate, of no use here, it would hold back twenty pictures
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_flags;prefer_tcp|fpsprobesize;0",
+}
+"""What OpenCV's FFmpeg takes from the environment alone; what stands there already, stays."""
 
 
 class SourceLost(RuntimeError):
@@ -78,12 +88,23 @@ class OpenCVSource:
             self._capture = cv2.VideoCapture(target)
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         else:
-            limit = int(timeout * 1000)
-            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
-            self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
+            if live:
+                for name, value in _FFMPEG.items():
+                    os.environ.setdefault(name, value)
+            # pieces of HLS come seconds apart
+            pieces = not live or target.startswith("http")
+            silence = timeout if pieces else min(timeout, STREAM_SILENCE)
+            options = [
+                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(timeout * 1000),
+                cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(silence * 1000),
+            ]  # fmt: skip
+            if live:
+                # each thread of the decoder holds one picture back
+                options += [cv2.CAP_PROP_N_THREADS, 1]
+            self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, options)
         if not self._capture.isOpened():
             self._capture.release()
-            raise SourceLost(self._why_closed(target))
+            raise SourceLost(self._why_closed(target, timeout))
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.pace = 0.0 if live else rate if 0 < rate <= 1000 else FILE_RATE
         self._read_any = False
@@ -114,11 +135,16 @@ class OpenCVSource:
         """Release the capture."""
         self._capture.release()
 
-    def _why_closed(self, target: int | str) -> str:
+    def _why_closed(self, target: int | str, timeout: float) -> str:
         if isinstance(target, int):
             found = devices()
             there = f"there are {', '.join(found)}" if found else "there is no /dev/video* here"
             return f"device {target} doesn't open with OpenCV; {there}"
+        if target.startswith("rtsp://"):
+            from envs.camera.rtsp import refusal
+
+            if why := refusal(target, min(timeout, 1.0)):
+                return why
         if self.live:
             return f"{self._name} doesn't open with OpenCV's FFmpeg"
         return (

@@ -35,6 +35,8 @@ class Acted(NamedTuple):
     safe: bool
     seen: Any
     """The stacked observation that the action answers; None with a safe action."""
+    chosen: Any = None
+    """The action as the agent has it: a number from 0, or (A,) floats in [-1, 1]; likewise."""
 
 
 class Live:
@@ -47,7 +49,7 @@ class Live:
 
     tell    called with a line about what happened
     watch   called with each turn after its action went out; must not wait
-    zero    the action that does nothing, as the sink gets it
+    zero    the action that does nothing, as the sink gets it: a number, or floats
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class Live:
         self.age, self.inference, self.end_to_end = Durations(), Durations(), Durations()
         self.begun = self.ended = time.monotonic()
         self._period = 1 / config.rate if config.rate else 0.0
-        self._zero, self._last, self._number = zero, zero, 0
+        self._declared = declared(config.safe_action, zero)
+        self._last, self._number = zero, 0
         self._trouble_since: float | None = None
         self._sink_since: float | None = None
         self._seq = 0
@@ -155,7 +158,7 @@ class Live:
         self.inference.add(took)
         self.counts["actions"] += 1
         if self.watch is not None:
-            self.watch(Acted(frame, self._last, False, self.player.seen))
+            self.watch(Acted(frame, self._last, False, self.player.seen, self.player.chosen))
 
     def _next_frame(self, end: float, stop: threading.Event) -> Frame | None:
         """A picture not acted on yet, waited for until `end`, trouble, a stop or the feed's end."""
@@ -186,9 +189,7 @@ class Live:
             stop.wait(_SLICE)
 
     def _safe(self) -> Any:
-        if self.config.safe_action == "hold":
-            return self._last
-        return self._zero if self.config.safe_action == "zero" else int(self.config.safe_action)
+        return self._last if self._declared is None else self._declared
 
     def _send(self, action: Any, frame: Frame | None, *, safe: bool) -> None:
         """Send one message; ConnectionError where the sink stayed away for too long."""
@@ -253,3 +254,27 @@ class Live:
             "end_to_end_ms": self.end_to_end.summary(),
             "feed": dict(getattr(self.camera, "counts", {})),
         }
+
+
+def declared(safe_action: str, zero: Any) -> Any:
+    """The safe action as the sink gets it, in the form of `zero`; None holds the last one.
+
+    Raises ValueError where `safe_action` is of the other form, or of another size.
+    """
+    if safe_action == "hold":
+        return None
+    if safe_action == "zero":
+        return zero
+    if isinstance(zero, int):
+        if not safe_action.strip().lstrip("-").isdecimal():
+            raise ValueError(
+                f"safe_action is {safe_action}; this agent's actions are whole numbers"
+            )
+        return int(safe_action)
+    values = np.array([float(part) for part in safe_action.split(",")])
+    if values.size != np.size(zero):
+        raise ValueError(
+            f"safe_action is {safe_action}; this agent's actions are {np.size(zero)} floats: give "
+            "as many, with commas between, or hold or zero"
+        )
+    return values.reshape(np.shape(zero)).tolist()

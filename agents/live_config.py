@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -17,7 +18,7 @@ class LiveConfig:
     """Token to send with each action; SIGHTLINE_TOKEN in the environment sets it unseen."""
     safe_action: str = "hold"
     """What goes out while there is nothing to see, and at the end: hold (the last action again),
-    zero, or an action's number."""
+    zero, an action's number, or floats with commas between (--safe-action=-0.5,1)."""
     stale: float = 0.5
     """Seconds without a picture after which the safe action goes out."""
     frozen: float = 5.0
@@ -86,8 +87,11 @@ def check(config: LiveConfig) -> None:
             raise ValueError(f"{name} is {value:g}; it must be at least {least:g} seconds")
     if config.safe_action not in ("hold", "zero"):
         try:
-            int(config.safe_action)
+            found = [float(part) for part in config.safe_action.split(",")]
         except ValueError:
+            found = [math.nan]
+        if not all(map(math.isfinite, found)):
             raise ValueError(
-                f"safe_action is {config.safe_action!r}; expected hold, zero or an action's number"
-            ) from None
+                f"safe_action is {config.safe_action!r}; expected hold, zero, an action's number, "
+                "or floats with commas between"
+            )

@@ -17,7 +17,7 @@ import torch
 
 from agents import config as configuration
 from agents.errors import StorageError
-from agents.live import Live
+from agents.live import Live, declared
 from agents.live_config import LiveConfig, ViewConfig
 from agents.player import Player, load
 from agents.process import stoppable, write_text
@@ -59,11 +59,6 @@ def run_live(
         stack.enter_context(feed)
         zero = _check_fit(player, feed, view)
         _check_safe_action(player, config, zero)
-        if explain and not isinstance(zero, int):
-            raise ValueError(
-                f"explain is on, and the actions of {folder} are continuous; live films show what "
-                "agents of discrete actions look at: leave it out (agents explain does it)"
-            )
         sink = open_sink(config.sink, token=config.token)
         stack.callback(sink.close)
         live = Live(player, feed, view, sink, config, zero=zero, tell=line.tell)
@@ -232,7 +227,9 @@ def _check_fit(player: Player, feed: Feed, view: View) -> Any:
             f"they show what training did, {wanted} makes them fit"
         ) from None
     player.reset()
-    return player.own_action(0) if isinstance(action, int) else np.zeros_like(action).tolist()
+    if isinstance(action, int):
+        return player.own_action(0)
+    return np.zeros_like(action).clip(*_bounds(player)).tolist()
 
 
 def _check_rate(live: Live, threads: int) -> None:
@@ -252,20 +249,29 @@ def _check_rate(live: Live, threads: int) -> None:
         )
 
 
-def _check_safe_action(player: Player, config: LiveConfig, first: Any) -> None:
-    if config.safe_action in ("hold", "zero"):
+def _check_safe_action(player: Player, config: LiveConfig, zero: Any) -> None:
+    safe = declared(config.safe_action, zero)
+    if safe is None or safe == zero:
         return
-    if not isinstance(first, int):
-        raise ValueError(
-            f"safe_action is {config.safe_action}; this agent's actions are {len(first)} floats: "
-            "take hold or zero"
-        )
-    count = player.agent.values(player.seen).shape[1]
-    if not first <= int(config.safe_action) < first + count:
-        raise ValueError(
-            f"safe_action is {config.safe_action}; this agent's actions are {first} to "
-            f"{first + count - 1}"
-        )
+    if isinstance(zero, int):
+        count = player.agent.values(player.seen).shape[1]
+        if not zero <= safe < zero + count:
+            raise ValueError(
+                f"safe_action is {safe}; this agent's actions are {zero} to {zero + count - 1}"
+            )
+        return
+    columns = np.stack([np.ravel(part) for part in (safe, *_bounds(player))], 1)
+    for at, (value, low, high) in enumerate(columns):
+        if not low <= value <= high:
+            raise ValueError(
+                f"safe_action[{at}] is {value:g}; this agent's lies in [{low:g}, {high:g}]"
+            )
+
+
+def _bounds(player: Player) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest of continuous actions, as the environment takes them."""
+    ones = np.ones_like(player.chosen)
+    return player.own_action(-ones), player.own_action(ones)
 
 
 def _steps(view: View) -> tuple[Any, ...]:

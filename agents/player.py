@@ -45,6 +45,8 @@ class Player:
         self._fresh = True
         self.seen: Observation
         """What the last action answers: (1, stack * C, H, W) or (1, D), of each part."""
+        self.chosen: Any
+        """That action as the agent has it: a number from 0, or (A,) floats in [-1, 1]."""
 
     @classmethod
     def of(cls, agent: Agent, env: VectorEnv) -> Player:
@@ -72,8 +74,8 @@ class Player:
         Raises ValueError, naming both shapes, for anything else.
         """
         self.seen = self._observe(observation)
-        action = self.agent.act(self.seen, explore=False, epsilon=epsilon)
-        return self.own_action(action[0])
+        self.chosen = self.agent.act(self.seen, explore=False, epsilon=epsilon)[0]
+        return self.own_action(self.chosen)
 
     def _observe(self, observation: Any) -> Observation:
         frame = self._frame(observation)

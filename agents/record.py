@@ -146,15 +146,25 @@ class Watcher:
 
     def _draw(self, turn: Acted) -> np.ndarray:
         image = turn.frame.image
-        text = f"{'SAFE ' if turn.safe else ''}action {turn.action}   frame {turn.frame.number}"
         player = self._explain
-        if player is not None and isinstance(turn.seen, Tensor) and isinstance(turn.action, int):
-            from agents.explain import look, still
+        if player is None or not isinstance(turn.seen, Tensor):
+            text = f"{'SAFE ' if turn.safe else ''}action {_told(turn.action)}"
+            return overlay(image, f"{text}   frame {turn.frame.number}", safe=turn.safe)
+        from agents.explain import look, still
 
-            shown = self._view(image) if self._cuts else image
-            shown = shown if shown.ndim == 3 else shown[:, :, None].repeat(3, 2)
-            first = player.own_action(0)
-            cam, values = look(player.agent, turn.seen, np.array([turn.action - first]))
-            names = [f"action {first + index}" for index in range(len(values[0]))]
-            return still(shown, cam[0], values[0], turn.action - first, names)
-        return overlay(image, text, safe=turn.safe)
+        shown = self._view(image) if self._cuts else image
+        shown = shown if shown.ndim == 3 else shown[:, :, None].repeat(3, 2)
+        cam, values = look(player.agent, turn.seen, np.asarray(turn.chosen)[None])
+        if not isinstance(turn.action, int):
+            own = np.ravel(turn.action)
+            return still(shown, cam[0], own, -1, [f"action {i}" for i in range(len(own))])
+        first = player.own_action(0)
+        names = [f"action {first + index}" for index in range(len(values[0]))]
+        return still(shown, cam[0], values[0], int(turn.chosen), names)
+
+
+def _told(action: Any) -> str:
+    """An action in few letters."""
+    if isinstance(action, int):
+        return str(action)
+    return " ".join(f"{value:+.2f}" for value in np.ravel(action))

@@ -17,7 +17,9 @@ from envs.make import resolve
 def single(chosen: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
     """`chosen` with one environment where that is a class of CameraEnv: a rig is there once.
 
-    Raises ValueError where more were asked for.
+    Each of its steps is acted on, too, whatever a preset for simulators repeats: the rig has a rate
+    of its own, at which `agents run` will act. Raises ValueError where more environments were asked
+    for.
     """
     name = resolve(chosen.env.env)
     if name.kind != "class":
@@ -30,7 +32,7 @@ def single(chosen: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
             f"num_envs is {chosen.env.num_envs}; a camera and its rig are one environment: "
             "num_envs 1"
         )
-    return chosen.replace(num_envs=1)
+    return chosen.replace(num_envs=1, action_repeat=overrides.get("action_repeat", 1))
 
 
 def keep_view(run_dir: Path, env: Any) -> None:

@@ -260,7 +260,7 @@ def test_a_jump_of_the_wall_clock_changes_nothing_but_the_time_told(
         ({"rate": -1}, "rate is -1; it must lie in"),
         ({"epsilon": 1.5}, "epsilon is 1.5; it must lie in"),
         ({"stale": 0}, "stale is 0; it must be at least 0.001 seconds"),
-        ({"safe_action": "none"}, "safe_action is 'none'; expected hold, zero or"),
+        ({"safe_action": "none"}, "safe_action is 'none'; expected hold, zero, an"),
     ],
 )
 def test_a_wrong_option(option: dict[str, Any], text: str) -> None:

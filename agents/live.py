@@ -19,6 +19,7 @@ from agents.live_config import LiveConfig
 from agents.player import Player
 from envs.camera.feed import Camera, Frame
 from envs.camera.sinks import Sink
+from envs.camera.sinks import now as unix_time
 from envs.camera.view import View
 
 _SLICE = 0.05
@@ -111,8 +112,10 @@ class Live:
                     return "ended"
                 self._turn(due, stop)
         finally:
-            self._send(self._safe(), None, safe=True)
-            self.ended = time.monotonic()
+            try:
+                self._send(self._safe(), None, safe=True)
+            finally:  # a sink that stayed away says so once more
+                self.ended = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -197,7 +200,7 @@ class Live:
         self.counts["safe"] += safe
         message = {
             "seq": self._seq,
-            "time": round(time.time(), 6),
+            "time": round(unix_time(), 6),
             "action": action,
             "frame": frame.number if frame else self._number,
             "age_ms": round(1e3 * frame.age, 2) if frame else None,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.camera                 actions/s, and latency at 20 Hz
     python -m benchmarks.camera --soak 600      at 30 Hz: memory, descriptors, latency
-    python -m benchmarks.camera --faults        what each fault of a feed does, and for how long
+    python -m benchmarks.camera --faults        what each fault of feed, sink and clock does
     python -m benchmarks.camera --score DIR     a run's score by camera, beside its direct one
 
 The agent of the first three is the Nature network on console pictures (210x160, JPEG), unlearned:
@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 from agents.live import Live
 from agents.live_config import LiveConfig
@@ -132,71 +130,6 @@ def soak(seconds: float) -> list[Row]:
     return rows + _latencies(result, "at 30 Hz")
 
 
-def faults(stall: float) -> None:
-    """Each fault for `stall` seconds at 20 Hz with stale 0.5 s, frozen 1 s: a table."""
-    from tests.stream import Stream
-
-    table = Table(title=f"faults of {stall:g} s, 20 actions/s, --stale 0.5 --frozen 1")
-    for name in ("fault", "safe action after", "well again after", "counted"):
-        table.add_column(name)
-    what = {
-        "drop": "connection dropped, and refused meanwhile",
-        "silent": "stalled: connected, nothing comes",
-        "still": "frozen: one picture again and again",
-        "half": "half JPEGs",
-        "size": "another resolution",
-        "noise": "no JPEGs",
-    }
-    for fault, text in what.items():
-        table.add_row(text, *_one_fault(Stream(rate=30), fault, stall))
-    Console().print(table)
-
-
-def _one_fault(stream: Any, fault: str, stall: float) -> tuple[str, str, str]:
-    from tests.stream import Stream
-
-    sent: list[tuple[float, int]] = []
-    player = nature()
-    view = View(resize=(210, 160))
-    config = LiveConfig(rate=20, limit=10 * stall, safe_action="3")
-    with open_camera(stream.url, stale=0.5, frozen=1.0) as feed:
-        sink = open_sink(lambda action: sent.append((time.monotonic(), action)))
-        loop, stop = Live(player, feed, view, sink, config, tell=lambda _: None), threading.Event()
-        thread = threading.Thread(target=loop.run, args=[stop])
-        thread.start()
-        time.sleep(1.5)
-        began, safe = time.monotonic(), loop.counts["safe"]
-        if fault == "drop":
-            stream.close()
-        else:
-            stream.fault = fault
-        time.sleep(stall)
-        first = (
-            _when(lambda: loop.counts["safe"] > safe, 0) and sent[-(loop.counts["safe"] - safe)][0]
-        )
-        ended, before = time.monotonic(), loop.counts["actions"]
-        stream = Stream(rate=30, port=stream.port) if fault == "drop" else stream
-        stream.fault = ""
-        back = _when(lambda: loop.counts["actions"] > before, 10)
-        stop.set()
-        thread.join()
-        kind = "reconnects" if fault == "drop" else fault
-        counted = f"{kind} {feed.counts[kind]:,}" if feed.counts[kind] else "-"
-    stream.close()
-    return (f"{first - began:.2f} s" if first else "never",
-            f"{back - ended:.2f} s" if back else "never", counted)  # fmt: skip
-
-
-def _when(true: Callable[[], bool], limit: float) -> float:
-    """The time at which `true` became so; 0 where it didn't within the limit."""
-    end = time.monotonic() + limit
-    while not true():
-        if time.monotonic() > end:
-            return 0.0
-        time.sleep(0.002)
-    return time.monotonic()
-
-
 def score(folder: Path, episodes: int, rate: float, wait: float, quality: int) -> list[Row]:
     """A run's mean score over the camera and directly, with the protocol's share of chance."""
     from agents.config import load
@@ -262,7 +195,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     if options.faults:
-        faults(options.faults)
+        from benchmarks import camera_faults
+
+        camera_faults.table(options.faults, nature)
         return
     if options.soak:
         rows = soak(options.soak)

@@ -4,10 +4,10 @@ A message is one object on one line:
 
     {"seq": 17, "time": 1738312345.123456, "action": 3, "frame": 40, "age_ms": 6.1, "safe": false}
 
-`seq` counts from 1 what was sent or tried, so a gap tells what was dropped; `time` is Unix time;
-`action` is the environment's own number, or a list of floats; `frame` is the camera's picture that
-it answers, `age_ms` how old that was, and `safe` marks the safe action. `token` comes with it where
-the receiver asks for one.
+`seq` counts from 1 what was sent or tried, so a gap tells what was dropped; `time` is Unix time
+that never goes back (see `now`); `action` is the environment's own number, or a list of floats;
+`frame` is the camera's picture that it answers, `age_ms` how old that was, and `safe` marks the
+safe action. `token` comes with it where the receiver asks for one.
 
 Nothing is ever kept for later: an action that can't go out at once is dropped.
 """
@@ -30,7 +30,13 @@ Message = dict[str, Any]
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 """Seconds between attempts to reconnect; each wait doubles the last."""
+_EPOCH = time.time() - time.monotonic()
 KINDS = ("stdout", "tcp://HOST:PORT", "udp://HOST:PORT", "module:function")
+
+
+def now() -> float:
+    """Unix time as the process found it, counted on by the monotonic clock: it never goes back."""
+    return _EPOCH + time.monotonic()
 
 
 class Sink(Protocol):

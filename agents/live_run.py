@@ -43,10 +43,13 @@ def run_live(
 ) -> dict[str, Any]:
     """Run a run folder's agent on a camera until it is stopped; returns the report.
 
-    The report is also written to `report`, or as live/NNN.json in the run folder, whatever ended
-    the run. Raises ValueError for a view that is not the agent's, for pictures that it can't see
-    and for a rate that this machine doesn't reach; ConnectionError for a camera or sink that
-    doesn't open, or that stayed away for longer than the limit.
+    The report is also written to `report`, or as live/NNN.json in the run folder, once the loop has
+    begun: where it was stopped, the feed ended or time was up, and where the ConnectionError of a
+    feed or sink that stayed away ended it. What is refused beforehand leaves none.
+
+    Raises ValueError for a view that is not the agent's, for pictures that it can't see and for a
+    rate that this machine doesn't reach; ConnectionError for a camera or sink that doesn't open, or
+    that stayed away for longer than the limit.
     """
     view = agents_view(folder, view)
     chosen = configuration.load(folder)

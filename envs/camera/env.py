@@ -19,6 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from envs.camera.feed import Feed, Frame, open_camera
 from envs.camera.sinks import Sink, open_sink
+from envs.camera.sinks import now as unix_time
 from envs.camera.view import View
 
 Reward = Callable[[np.ndarray, Any], float]
@@ -30,6 +31,9 @@ Termination = Callable[[np.ndarray, Any], bool]
 _open_feeds: dict[Any, tuple[Feed, int]] = {}
 """Feeds in use, with the number of environments that use them: a device opens only once."""
 _lock = threading.Lock()
+_rigs: dict[Any, CameraEnv] = {}
+"""The environment that acts on each rig, by camera and sink; the one that was reset last."""
+_rigs_lock = threading.Lock()
 
 
 class CameraEnv(gymnasium.Env[np.ndarray, Any]):
@@ -47,7 +51,9 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
     safe_action what is sent at reset, on close, and while there is nothing to see; zeros unless
                 given
     hold        seconds that an action stands while no step comes, as when a run saves or evaluates;
-                then the safe action goes out, and the next step only truncates the episode
+                then the safe action goes out, and the next step only truncates the episode. Where
+                another environment on the same camera and sink acts meanwhile, as a run's
+                evaluation does, it goes on undisturbed, and the next step here truncates, too
     stale, frozen, timeout  as of Feed: when a picture is not to be acted on
     Where the camera is in trouble, the safe action goes out at once, and the episode is truncated
     with the newest picture: what happened meanwhile is nothing to learn from, but the state before
@@ -131,7 +137,9 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         super().reset(seed=seed)
         self._wake()
         self._open()
-        while not self._send(self._safe_action):
+        with _rigs_lock:
+            _rigs[self._rig] = self
+        while not self._send(self._safe_action, safe=True):
             time.sleep(0.05)
         if self._on_reset is not None:
             self._on_reset()
@@ -149,7 +157,7 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
                     f"no picture to begin with in {self._timeout:g} s: {trouble or 'it is too old'}"
                 )
             if frame is None:
-                self._send(self._safe_action)
+                self._send(self._safe_action, safe=True)
         self._frame, self._steps = frame, 0
         self._due = self._idle_since = time.monotonic()
         return self.view(frame.image), self._info(frame)
@@ -160,7 +168,11 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             raise RuntimeError("step() before reset()")
         if not self.action_space.contains(action):
             raise ValueError(f"action is {action!r}; it must lie in {self.action_space}")
-        if paused := self._wake():
+        paused = self._wake()
+        if _rigs.get(self._rig) is not self:
+            self._frame = self._camera.latest()
+            return self._cut("another environment acted on the rig")
+        if paused:
             self._frame = self._camera.latest()
             return self._cut(f"no step came for {paused:.1f} s")
         now = time.monotonic()
@@ -174,7 +186,7 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         self._frame, trouble = self._picture()
         self._steps += 1
         if trouble:
-            self._send(self._safe_action)
+            self._send(self._safe_action, safe=True)
             return self._cut(trouble)
         seen = self.view(self._frame.image)
         reward = float(self._reward(seen, action))
@@ -198,7 +210,11 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             self._guard.join()
             self._guard = None
         if self._sink is not None:
-            self._send(self._safe_action, raises=False)
+            with _rigs_lock:
+                if acts := _rigs.get(self._rig, self) is self:
+                    _rigs.pop(self._rig, None)
+            if acts:
+                self._send(self._safe_action, safe=True, raises=False)
             self._sink.close()
         if self._camera is not None:
             _release(self._camera)
@@ -225,7 +241,9 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
                 late = since is not None and time.monotonic() - since > self._hold
                 if late and not self._let_go and self._sink is not None:
                     self._let_go = True
-                    self._send(self._safe_action, raises=False)
+                    with _rigs_lock:  # whoever takes the rig over meanwhile acts after this
+                        if _rigs.get(self._rig) is self:
+                            self._send(self._safe_action, safe=True, raises=False)
 
     def _open(self) -> None:
         if self._guard is None:
@@ -252,18 +270,25 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             if trouble or frame is not None or camera.ended:
                 return frame or last, trouble
 
-    def _send(self, action: Any, *, raises: bool = True) -> bool:
-        """Whether the sink took the action; ConnectionError once it was away for the timeout."""
+    @property
+    def _rig(self) -> tuple[Any, Any]:
+        return self._camera_name, self._sink_name
+
+    def _send(self, action: Any, *, safe: bool = False, raises: bool = True) -> bool:
+        """Whether the sink took the action; ConnectionError once it was away for the timeout.
+
+        safe  it is not the agent's: the message says so
+        """
         assert self._sink is not None
         self._seq += 1
         plain = int(action) if np.ndim(action) == 0 else np.asarray(action).tolist()
         message = {
             "seq": self._seq,
-            "time": round(time.time(), 6),
+            "time": round(unix_time(), 6),
             "action": plain,
             "frame": self._frame.number if self._frame else 0,
             "age_ms": round(1e3 * self._frame.age, 2) if self._frame else None,
-            "safe": bool(np.array_equal(action, self._safe_action)),
+            "safe": safe,
         }
         now = time.monotonic()
         if self._sink.send(message):

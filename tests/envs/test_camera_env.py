@@ -213,3 +213,47 @@ def test_the_view_learns_the_cameras_size(env: CameraEnv) -> None:
     assert env.view.source is None
     env.reset()
     assert env.view == View((48, 64), crop=(8, 8, 32, 32), grey=True, resize=(16, 16))
+
+
+def test_a_rig_obeys_the_environment_that_was_reset_last(rig: Rig) -> None:
+    """As a run's evaluation acts while its training environment waits, with its guard."""
+    training, evaluation = make(rig, hold=0.2), make(rig)
+    # one camera function and one sink function: bound methods of one rig are equal
+    training.reset()
+    training.step(2)
+    evaluation.reset()
+    before = len(rig.moves)
+    for _ in range(15):  # 0.6 s, three times what the other's guard waits
+        assert not evaluation.step(2)[3]
+    assert rig.moves[before:] == [2] * 15  # nobody put the safe action between them
+    *_, truncated, info = training.step(0)
+    assert truncated and info["trouble"] == "another environment acted on the rig"
+    evaluation.close()
+    assert rig.moves[before:] == [2] * 15 + [1]
+    training.reset()
+    assert not training.step(2)[3]
+    training.close()
+    assert rig.moves[-1] == 1 and not camera_env._rigs
+
+
+def test_an_evaluation_shorter_than_the_guards_patience_cuts_the_episode_too(rig: Rig) -> None:
+    training, evaluation = make(rig, hold=9), make(rig)
+    training.reset()
+    evaluation.reset()
+    evaluation.step(2)
+    evaluation.close()
+    assert training.step(2)[3] and rig.moves[-1] == 1
+    training.close()
+
+
+def test_only_what_the_agent_did_not_choose_is_marked_safe(rig: Rig) -> None:
+    env = make(rig)
+    env.reset()
+    assert env._sink is not None
+    marks: list[tuple[Any, bool]] = []
+    send = env._sink.send
+    env._sink.send = lambda m: (marks.append((m["action"], m["safe"])), send(m))[1]  # type: ignore[method-assign]
+    env.step(1)  # equal to the safe one
+    env.step(2)
+    env.close()
+    assert marks == [(1, False), (2, False), (1, True)]

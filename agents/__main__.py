@@ -12,6 +12,7 @@ def main() -> int:
 
         return cli.main()
     except KeyboardInterrupt:
+        print("agents: stopped", file=sys.stderr)
         return 130
 
 

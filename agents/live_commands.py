@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from agents.commands import run_folder, video
-from agents.live_config import LiveConfig, SimConfig, ViewConfig, check
+from agents.live_config import LiveConfig, SimConfig, ViewConfig, check, check_sim
 from agents.options import Parser, UsageError, add_config, read
+from agents.process import interruptible, stoppable
 
 TOKEN = "SIGHTLINE_TOKEN"
 """Environment variable that holds a token, where it is not to be seen in a list of processes."""
 
 
+@interruptible()
 def do_run(words: list[str]) -> None:
     """agents run DIR --camera SOURCE"""
     parser = Parser(
@@ -48,8 +50,8 @@ def do_run(words: list[str]) -> None:
     if "explain" in given and not film and "show" not in given:
         raise UsageError("--explain needs --record FILE.mp4 or --show to be seen in")
     report = Path(given["report"]) if "report" in given else None
-    if report is not None and not report.absolute().parent.is_dir():
-        raise UsageError(f"--report is {str(report)!r}; there is no folder {str(report.parent)!r}")
+    if report is not None:
+        _require_writable(given["report"])
     from agents.live_run import read_view, run_live
 
     view = read_view(ViewConfig(**read(ViewConfig, given)))
@@ -68,6 +70,7 @@ def do_run(words: list[str]) -> None:
     print(f"{result['text']}\nreport: {result['report']}", file=sys.stderr)
 
 
+@interruptible()
 def do_camera_sim(words: list[str]) -> None:
     """agents camera-sim --env NAME"""
     parser = Parser(
@@ -81,6 +84,7 @@ def do_camera_sim(words: list[str]) -> None:
     if "env" not in given:
         raise UsageError("--env is missing, such as: agents camera-sim --env Breakout")
     config = _filled(SimConfig, given)
+    check_sim(config)
     ports = {"port": config.port}
     ports["action_port"] = config.action_port
     if config.action_port == -1:
@@ -88,7 +92,6 @@ def do_camera_sim(words: list[str]) -> None:
     for name, port in ports.items():
         if not 0 <= port <= 65535:
             raise UsageError(f"--{name.replace('_', '-')} is {port}; it must lie in [0, 65535]")
-    from agents.process import stoppable
     from envs.camera.sim import Sim
     from envs.config import EnvConfig
 
@@ -114,6 +117,17 @@ def do_camera_sim(words: list[str]) -> None:
         sim.close()
     status = sim.status()
     print(f"{status['episodes']:,} episodes, {status['step']:,} steps, late {status['late']:,}")
+
+
+def _require_writable(report: str) -> None:
+    """UsageError where a report could not be written in the end."""
+    path = Path(report)
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--report is {report!r}; there is no folder {str(path.parent)!r}")
+    if path.is_dir():
+        raise UsageError(f"--report is {report!r}; that is a folder, expected a file's name")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"--report is {report!r}; nothing can be written there")
 
 
 def _filled(config: type[Any], given: dict[str, Any]) -> Any:

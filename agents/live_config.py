@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+LONGEST_TOKEN = 1024
+"""Bytes of a token, which must fit into a message."""
+
 
 @dataclass(frozen=True)
 class LiveConfig:
@@ -85,6 +88,7 @@ def check(config: LiveConfig) -> None:
         value = getattr(config, name)
         if value < least:
             raise ValueError(f"{name} is {value:g}; it must be at least {least:g} seconds")
+    _check_token(config.token)
     if config.safe_action not in ("hold", "zero"):
         try:
             found = [float(part) for part in config.safe_action.split(",")]
@@ -95,3 +99,19 @@ def check(config: LiveConfig) -> None:
                 f"safe_action is {config.safe_action!r}; expected hold, zero, an action's number, "
                 "or floats with commas between"
             )
+
+
+def check_sim(config: SimConfig) -> None:
+    """Likewise, of a camera-sim; its pictures and rates are checked where they are made."""
+    if not config.host.strip():
+        raise ValueError("host is empty; 127.0.0.1 listens to this machine, 0.0.0.0 to all")
+    if config.max_seconds < 0:
+        raise ValueError(f"max_seconds is {config.max_seconds:g}; it must be at least 0 seconds")
+    _check_token(config.token)
+
+
+def _check_token(token: str) -> None:
+    if len(token.encode()) > LONGEST_TOKEN:
+        raise ValueError(
+            f"the token has {len(token.encode()):,} bytes; it may have {LONGEST_TOKEN:,}"
+        )

@@ -114,14 +114,21 @@ def read_view(options: ViewConfig) -> View | None:
         return None
     found: Lens | None = None
     if options.undistort:
-        text = Path(options.undistort).read_text(encoding="utf-8")
+        data = Path(options.undistort).read_bytes()
         try:
-            found = lens(json.loads(text))
+            found = lens(_json(data))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{options.undistort}: {error}") from None
     crop = _numbers("crop", options.crop, ",", "TOP,LEFT,HEIGHT,WIDTH", 4)
     resize = _numbers("resize", options.resize, "x", "HEIGHTxWIDTH, as in 84x84", 2)
     return View(None, found, crop, options.mirror, options.grey, resize)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON") from None
 
 
 class Line:
@@ -219,7 +226,11 @@ def _require_image(player: Player, folder: Path) -> None:
 def _check_fit(player: Player, feed: Feed, view: View) -> Any:
     """The action that does nothing, once the agent has seen a picture; ValueError if it can't."""
     try:
-        action: Any = player.act(view(feed.latest().image))
+        seen = view(feed.latest().image)
+    except ValueError as error:
+        raise ValueError(f"camera pictures of {_size(feed.shape)}: {error}") from None
+    try:
+        action: Any = player.act(seen)
     except ValueError as error:
         assert not isinstance(player.frame, dict)  # _require_image saw to it
         channels, *size = player.frame.shape

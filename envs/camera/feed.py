@@ -5,6 +5,7 @@ All times are `time.monotonic`'s: a jump of the system's clock changes nothing h
 
 from __future__ import annotations
 
+import atexit
 import math
 import threading
 import time
@@ -135,26 +136,35 @@ class Feed:
             self.close()
             raise
         if self._frame is None:
-            refused, ended = self._refused, self._ended
+            refused, why = self._refused, "it is empty" if self._ended else ""
             self.close()
             if refused is not None and not isinstance(refused, SourceLost):
                 raise refused
-            why = str(refused) if refused else "it is empty" if ended else self._fault
-            waited = "" if come else f"no picture came within {self._timeout:g} s"
-            raise ConnectionError(f"camera {self.name}: {why or waited}")
+            if not come:
+                dropped = ", ".join(f"{kind} {number:,}" for kind, number in self.counts.items())
+                why = f"no picture came within {self._timeout:g} s"
+                why += f" (dropped: {dropped})" if dropped else ""
+            raise ConnectionError(f"camera {self.name}: {refused or why}")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Stop reading; a thread that hangs in a driver is left behind after two seconds."""
+        """Stop reading; a thread that hangs in a driver is left behind after two seconds.
+
+        The process then ends once it has come back, or after `timeout`.
+        """
         self._stop.set()
         source = self._source
         if source is not None:
             source.interrupt()
-        if self._thread is not None:
-            self._thread.join(2.0)
+        thread = self._thread
+        if thread is not None:
+            thread.join(2.0)
+            if thread.is_alive():
+                # a thread that came back from OpenCV while Python ends would abort the process
+                atexit.register(thread.join, self._timeout)
         with self._changed:
             self._changed.notify_all()
 

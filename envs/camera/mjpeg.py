@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 
@@ -28,6 +28,8 @@ MAX_HEAD = 8 << 10
 """Bytes of one part's header lines, at most."""
 MAX_PIXELS = 4096 * 4096
 _CHUNK = 1 << 16
+_KEPT = "/?:@!$&'()*+,;=%-._~[]"
+"""What stays as it is in a path and query: all but spaces, control and foreign letters."""
 
 
 class Part(NamedTuple):
@@ -225,22 +227,27 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
 def _connect(
     url: str, timeout: float
 ) -> tuple[http.client.HTTPConnection, socket.socket, http.client.HTTPResponse]:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # a host or a port that is none
+        why = str(error).partition(" as ")[0]  # what it quotes may be a part of a password
+        raise SourceLost(f"no address: {why}") from None
     if not parts.hostname:
         raise ValueError(f"camera {public(url)!r} names no host")
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()
         connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port, timeout=timeout, context=context
+            parts.hostname, port, timeout=timeout, context=context
         )
     else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+        connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
     headers = {"Accept": "multipart/x-mixed-replace, image/jpeg;q=0.5"}
     if parts.username:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         headers["Authorization"] = "Basic " + base64.b64encode(pair).decode()
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_KEPT)
     where = f"{parts.hostname}:{connection.port}"
     try:
         connection.request("GET", path, headers=headers)
@@ -248,7 +255,8 @@ def _connect(
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
-        raise SourceLost(f"no answer from {where}: {error}") from None
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise SourceLost(f"no answer from {where}: {why}") from None
     if response.status != 200:
         connection.close()
         hint = f" to {response.headers['Location']}" if response.headers["Location"] else ""

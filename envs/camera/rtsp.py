@@ -1,4 +1,8 @@
-"""What an RTSP camera answers where FFmpeg, which only says that it failed, can't open it."""
+"""What an RTSP camera answers, before FFmpeg is let at it, which only says whether it opened.
+
+FFmpeg's waits can't be ended by another thread, ours can; so a camera that doesn't answer is never
+waited for in there.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,25 @@ import base64
 import socket
 from urllib.parse import unquote, urlsplit
 
+from envs.camera.sources import SourceLost
+
 PORT = 554
 
 
-def refusal(url: str, timeout: float) -> str:
-    """Why `url` doesn't open, in words fit for logs; empty where the camera answers it well.
+def status(url: str, timeout: float) -> str:
+    """The camera's answer to being asked for its description: 200 OK, 401 Unauthorized and so on.
 
-    Asks for its description (RFC 2326, section 10.2) over TCP, `timeout` seconds at most for the
-    connection and for the answer each.
+    RFC 2326, section 10.2, over TCP; `timeout` seconds at most for the connection and for the
+    answer each. 401 may well be no refusal: a camera can ask for more than Basic authentication.
+    Raises SourceLost, fit for logs, where there is no such camera.
     """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or PORT
-    except ValueError as error:  # a port that is none; it may be the beginning of a password
-        return f"no address: {str(error).partition(' could')[0]}"
+    except ValueError as error:  # what it quotes may be a part of a password
+        raise SourceLost(f"no address: {str(error).partition(' as ')[0]}") from None
     if not host:
-        return "it names no host"
-    where = f"{host}:{port}"
+        raise SourceLost("it names no host")
     login = ""
     if parts.username:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
@@ -35,8 +41,9 @@ def refusal(url: str, timeout: float) -> str:
             connection.sendall(request.encode())
             head = connection.recv(4096).partition(b"\r\n")[0].decode("latin-1")
     except OSError as error:
-        return f"no answer from {where}: {error.strerror or error}"
-    version, _, status = head.partition(" ")
+        why = error.strerror or str(error)
+        raise SourceLost(f"no answer from {host}:{port}: {why}") from None
+    version, _, answer = head.partition(" ")
     if not version.startswith("RTSP/"):
-        return f"{where} answers, but not as an RTSP camera does"
-    return "" if status.startswith("200") else f"{where} answered {status}"
+        raise SourceLost(f"{host}:{port} answers, but not as an RTSP camera does")
+    return answer

@@ -158,7 +158,7 @@ class TcpSink:
             refused = self._next > time.monotonic()  # an attempt failed; here one is enough
             if refused or time.monotonic() >= end:
                 self.close()
-                raise ConnectionError(f"sink {self._name}: {self.fault or 'no answer'}")
+                raise ConnectionError(f"sink {self.fault or self._name + ': no answer'}")
             assert self._socket is not None
             select.select([], [self._socket], [], max(0.0, end - time.monotonic()))
 

@@ -10,6 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,13 +26,10 @@ FUNCTION_RATE = 30.0
 """Calls a second of a function, at most."""
 STREAM_SILENCE = 1.5
 """Seconds that FFmpeg waits for a stream's next picture, at most: a wait of its can't be ended."""
-_FFMPEG = {
-    # its lines on stderr say less than ours, and an OpenCV that reconnects writes one a second
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    # to guess a frame rate, of no use here, it would hold back twenty pictures
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_flags;prefer_tcp|fpsprobesize;0",
-}
-"""What OpenCV's FFmpeg takes from the environment alone; what stands there already, stays."""
+SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
+"""Of addresses that are likely meant where one is unknown."""
+_STREAMS = "rtsp_flags;prefer_tcp|fpsprobesize;0"
+"""FFmpeg's options: to guess a frame rate, of no use here, it would hold back twenty pictures."""
 
 
 class SourceLost(RuntimeError):
@@ -81,16 +79,22 @@ class OpenCVSource:
         import cv2
 
         self.live = live
+        self._status = ""  # what an RTSP camera answered
         self._name = f"device {target}" if isinstance(target, int) else public(target)
-        # its warnings say less than the lines here
+        # its warnings say less than the lines here, and so do FFmpeg's; it takes options of that
+        # one's from the environment alone, where what stands already stays
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         if isinstance(target, int):
             self._capture = cv2.VideoCapture(target)
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         else:
             if live:
-                for name, value in _FFMPEG.items():
-                    os.environ.setdefault(name, value)
+                os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _STREAMS)
+            if target.startswith("rtsp://"):
+                from envs.camera.rtsp import status
+
+                self._status = status(target, timeout)
             # pieces of HLS come seconds apart
             pieces = not live or target.startswith("http")
             silence = timeout if pieces else min(timeout, STREAM_SILENCE)
@@ -104,7 +108,7 @@ class OpenCVSource:
             self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, options)
         if not self._capture.isOpened():
             self._capture.release()
-            raise SourceLost(self._why_closed(target, timeout))
+            raise SourceLost(self._why_closed(target))
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.pace = 0.0 if live else rate if 0 < rate <= 1000 else FILE_RATE
         self._read_any = False
@@ -135,18 +139,20 @@ class OpenCVSource:
         """Release the capture."""
         self._capture.release()
 
-    def _why_closed(self, target: int | str, timeout: float) -> str:
+    def _why_closed(self, target: int | str) -> str:
         if isinstance(target, int):
             found = devices()
             there = f"there are {', '.join(found)}" if found else "there is no /dev/video* here"
             return f"device {target} doesn't open with OpenCV; {there}"
-        if target.startswith("rtsp://"):
-            from envs.camera.rtsp import refusal
-
-            if why := refusal(target, min(timeout, 1.0)):
-                return why
+        if self._status and not self._status.startswith("200"):
+            return f"it answered {self._status}"
         if self.live:
-            return f"{self._name} doesn't open with OpenCV's FFmpeg"
+            scheme = target.partition("://")[0]
+            near = "" if scheme in SCHEMES else get_close_matches(scheme, SCHEMES, 1, 0.7)
+            hint = f"; did you mean {near[0]}://?" if near else ""
+            return f"{self._name} doesn't open with OpenCV's FFmpeg{hint}"
+        if not os.path.getsize(target):
+            return f"{self._name} is empty: 0 bytes"
         return (
             f"{self._name} is no video that OpenCV's FFmpeg can open: it lacks the codec, or the "
             "file is damaged"
@@ -164,8 +170,9 @@ class FolderSource:
         files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
         if not files:
             raise ValueError(f"folder {folder} holds no images ({', '.join(IMAGES)})")
-        self._name = str(folder)
+        self._name, self._count = str(folder), len(files)
         self._files = iter(sorted(files, key=_by_number))
+        self._read_any = False
 
     def read(self) -> Picture:
         """The next image; files that can't be decoded are counted and passed over."""
@@ -178,8 +185,11 @@ class FolderSource:
                 data = np.zeros(0, np.uint8)
             image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
             if image is not None:
+                self._read_any = True
                 return Picture(image, time.monotonic())
             self._counts["noise"] += 1
+        if not self._read_any:
+            raise SourceLost(f"none of its {self._count} images can be decoded")
         raise SourceEnded(f"{self._name} ended")
 
     def interrupt(self) -> None:
@@ -204,7 +214,7 @@ class FunctionSource:
             image = self._function()
         except StopIteration:
             raise SourceEnded("the function ended") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # which would end the reader's thread alone
             raise SourceLost(f"the function raised {type(error).__name__}: {error}") from error
         if image is None:
             raise SourceLost("the function returned None")
@@ -240,6 +250,10 @@ def opener(
     if callable(source):
         return lambda _: FunctionSource(source)
     text = str(source).strip()
+    if not text:
+        raise ValueError("the camera's name is empty; such as 0, rtsp://..., http://... or a file")
+    scheme, colon, rest = text.partition("://")
+    text = scheme.lower() + colon + rest if colon else text
     if found := re.fullmatch(r"(?:/dev/video)?(\d+)", text):
         return lambda _: OpenCVSource(int(found[1]), live=True, timeout=timeout)
     if re.match(r"https?://", text):

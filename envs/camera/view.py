@@ -17,6 +17,8 @@ import numpy as np
 FILE = "camera.json"
 """Name of a view in a run folder."""
 SCHEMA = 1
+MOST = 16_384
+"""Pixels of a side, at most."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Lens:
             )
         if not np.isfinite([*self.matrix, *self.distortion]).all():
             raise ValueError("the lens holds NaN or infinity; its numbers must be finite")
+        fx, fy = self.matrix[0], self.matrix[4]
+        if not (0 < fx < 1e6 and 0 < fy < 1e6 and self.matrix[6:] == (0, 0, 1)):
+            raise ValueError(
+                f"the lens's matrix is {self.matrix}; expected (fx, 0, cx, 0, fy, cy, 0, 0, 1) "
+                "with fx and fy in pixels, above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class View:
             whole = all(isinstance(n, int) and not isinstance(n, bool) for n in value)
             if len(value) != numbers or not whole or min(value) < least or min(value[-2:]) < 1:
                 raise ValueError(f"{name} is {value}; expected {numbers} whole numbers of pixels")
+            if max(value) > MOST:
+                raise ValueError(f"{name} is {value}; a side has {MOST:,} pixels at most")
 
     @property
     def fixed_shape(self) -> tuple[int, ...]:
@@ -148,11 +158,18 @@ def lens(values: Any) -> Lens:
         raise ValueError('a lens is {"matrix": [9 numbers], "distortion": [4 or more]}')
     if odd := set(values) - {"matrix", "distortion"}:
         raise ValueError(f"a lens has no {sorted(odd)[0]!r}; expected matrix and distortion")
-    matrix, distortion = (
-        tuple(np.asarray(values.get(key, (0.0,) * 4), np.float64).ravel().tolist())
-        for key in ("matrix", "distortion")
-    )
-    return Lens(matrix, distortion)
+    return Lens(*(_floats(key, values.get(key, (0.0,) * 4)) for key in ("matrix", "distortion")))
+
+
+def _floats(key: str, value: Any) -> tuple[float, ...]:
+    try:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(np.asarray(value, np.float64).ravel().tolist())
+    except (TypeError, ValueError):
+        text = str(value)
+        text = text if len(text) < 60 else text[:57] + "..."
+        raise ValueError(f"the lens's {key} is {text}; expected a list of numbers") from None
 
 
 def saved(run_dir: Path) -> View | None:

@@ -386,6 +386,9 @@ def test_a_server_killed_and_started_again(start: Callable[..., Run]) -> None:
         (["--camera", "CLIP", "--sink", "tcp://127.0.0.1:9", *FIT], "sink tcp://127.0.0.1:9: "),
         (["--camera", "CLIP", "--safe-action", "3", *FIT], "safe_action is 3; this agent's actions "
          "are 0 to 2"),
+        (["--camera", "CLIP", "--undistort", "CLIP"], "CLIP: it is no JSON"),
+        (["--camera", "CLIP", "--report", "."], "--report is '.'; that is a folder, expected a"),
+        (["--camera", "CLIP", "--token", "x" * 1025], "the token has 1,025 bytes; it may have 1,0"),
         (["--camera", "CLIP", "--explain"], "--explain needs --record FILE.mp4 or --show"),
         (["--camera", "CLIP", "--record", "x.avi"], "--record is 'x.avi'; its name must end in"),
     ],
@@ -397,7 +400,35 @@ def test_bad_input_is_one_line(
     code = cli.main(["run", str(agent), *(clip if word == "CLIP" else word for word in words)])
     out, err = capsys.readouterr()
     assert code == 2 and out == ""
-    assert err.startswith(f"agents: {line}") and err.count("\n") == 1
+    assert err.startswith(f"agents: {line.replace('CLIP', clip)}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--host", ""], "host is empty; 127.0.0.1 listens to this machine, 0.0.0.0 to all"),
+        (["--max-seconds", "-1"], "max_seconds is -1; it must be at least 0 seconds"),
+    ],
+)
+def test_bad_input_of_a_camera_sim_is_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    assert cli.main(["camera-sim", "--env", "CartPole-v1", *words]) == 2
+    assert capsys.readouterr() == ("", f"agents: {line}\n")
+
+
+def test_a_signal_while_it_connects_ends_it_in_one_line(agent: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(60)
+        url = f"rtsp://127.0.0.1:{mute.getsockname()[1]}/x"
+        command = [sys.executable, "-m", "agents", "run", str(agent), "--camera", url, *FIT]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = mute.accept()
+            time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            errors = process.communicate(timeout=30)[1]
+        connection.close()
+    assert (process.returncode, errors) == (130, "agents: stopped\n")
 
 
 def test_a_token_may_stay_out_of_the_list_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,6 +19,7 @@ import pytest
 from envs.camera import Feed, Lens, View, open_camera
 from envs.camera.mjpeg import MAX_HEAD, MAX_PART, PartParser, jpeg_size
 from envs.camera.sources import public
+from envs.camera.view import lens
 from tests.stream import Stream, flat, jpeg
 
 
@@ -73,11 +76,11 @@ def test_undistortion_straightens_what_the_lens_bent() -> None:
 
 
 def test_a_view_survives_its_file_and_tells_differences() -> None:
-    lens = Lens((1.0,) * 9, (0.1,) * 5)
-    view = View((40, 60), lens, (1, 2, 3, 4), True, True, (8, 9))
+    bent = Lens((9.0, 0.0, 4.0, 0.0, 9.0, 5.0, 0.0, 0.0, 1.0), (0.1,) * 5)
+    view = View((40, 60), bent, (1, 2, 3, 4), True, True, (8, 9))
     assert View.from_json(view.to_json()) == view
     assert View.from_json(View().to_json()) == View()
-    other = View((40, 60), lens, (1, 2, 3, 5), True, False, (8, 9))
+    other = View((40, 60), bent, (1, 2, 3, 5), True, False, (8, 9))
     assert view.differences(view) == ""
     told = view.differences(other)
     assert told == "crop is (1, 2, 3, 4) here and (1, 2, 3, 5), grey is True here and False"
@@ -90,6 +93,11 @@ def test_a_view_survives_its_file_and_tells_differences() -> None:
         (lambda: View(resize=(84, 84.5)), r"resize is \(84, 84.5\); expected 2 whole numbers"),
         (lambda: Lens((1.0,) * 8), "the lens's matrix has 8 numbers; expected 9"),
         (lambda: Lens((1.0,) * 9, (0.0,) * 3), "the lens has 3 distortion coefficients"),
+        (lambda: Lens((0.0,) * 9), r"the lens's matrix is \(0.0, .*expected \(fx, 0, cx, 0, fy"),
+        (lambda: lens({"matrix": "abc"}), "the lens's matrix is abc; expected a list of numbers"),
+        (lambda: lens({"matrix": [[1, 2], [3]]}), r"matrix is \[\[1, 2\], \[3\]\]; expected a"),
+        (lambda: lens({"matrix": None}), "the lens's matrix is None; expected a list"),
+        (lambda: View(resize=(1, 10**6)), r"resize is \(1, 1000000\); a side has 16,384 pixels"),
         (lambda: View(crop=(30, 0, 20, 20))(gradient()), "reaches beyond .* picture, 40x60"),
         (lambda: View(source=(48, 64))(gradient()), "pictures are 40x60; this view is for 48x64"),
         (lambda: View(grey=True).fixed_shape, "the view fixes no size; give it resize"),
@@ -317,6 +325,14 @@ def test_a_function_is_a_camera_and_may_fail_for_a_while() -> None:
         ("77", r"camera 77: device 77 doesn't open with OpenCV; there (are|is no) /dev/video"),
         ("http://127.0.0.1:9/x", "camera http://127.0.0.1:9/x: no answer from 127.0.0.1:9"),
         ("http://me:secret@127.0.0.1:9/x", "camera http://127.0.0.1:9/x: no answer from 127.0.0.1"),
+        ("http://127.0.0.1:99999/x", "no address: Port out of range"),
+        ("http://me:p@127.0.0.1:x/y", "no address: Port could not be cast to integer value"),
+        ("http://[::1/x", "no address: Invalid IPv6 URL"),
+        ("HTTP://127.0.0.1:9/a ü", "no answer from 127.0.0.1:9: Connection refused"),
+        ("htp://127.0.0.1/x", r"doesn't open with OpenCV's FFmpeg; did you mean http://\?"),
+        ("EMPTY", "is empty: 0 bytes"),
+        ("NO IMAGES", "none of its 2 images can be decoded"),
+        (sys.exit, "the function raised SystemExit"),
         ("CLIP", "is no video that OpenCV's FFmpeg can open"),
         (lambda: None, "the function returned None"),
         (lambda: np.zeros((4, 4)), r"the function returned float64 of shape \(4, 4\); expected"),
@@ -328,9 +344,16 @@ def test_a_camera_that_does_not_open_says_what_was_tried(
     if source == "CLIP":
         (tmp_path / "clip.mp4").write_bytes(bytes(1000))
         source = str(tmp_path / "clip.mp4")
+    if source == "EMPTY":
+        (tmp_path / "clip.mp4").touch()
+        source = str(tmp_path / "clip.mp4")
+    if source == "NO IMAGES":
+        (tmp_path / "1.png").touch()
+        (tmp_path / "2.png").mkdir()
+        source = str(tmp_path)
     with pytest.raises(ConnectionError, match=text) as caught, open_camera(source):  # type: ignore[arg-type]
         pass
-    assert "\n" not in str(caught.value) and "WARN" not in capfd.readouterr().err
+    assert "\n" not in str(caught.value) and capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -338,6 +361,7 @@ def test_a_camera_that_does_not_open_says_what_was_tried(
     [
         ("no/such/file.mp4", "camera 'no/such/file.mp4' is no device index"),
         ("tests.stream:Flat", "camera 'tests.stream:Flat': tests.stream has no 'Flat'; did you"),
+        (" ", "the camera's name is empty"),
         ("nowhere:take", "camera 'nowhere:take': no module 'nowhere'"),
     ],
 )
@@ -367,6 +391,14 @@ def test_a_camera_gets_its_password_and_nobody_else() -> None:
         thread.join(5)
     assert asked[0].startswith(b"GET /x?y=1 ") and b"Basic bWU6c2VAY3JldA==" in asked[0]
     assert "cret" not in str(caught.value)
+
+
+def test_what_came_and_was_no_picture_is_told() -> None:
+    with Stream() as stream:
+        stream.fault = "half"
+        with pytest.raises(ConnectionError) as caught, open_camera(stream.url, timeout=0.3):
+            pass
+    assert re.search(r": no picture came within 0.3 s \(dropped: half \d+\)$", str(caught.value))
 
 
 def test_an_empty_folder_holds_no_images(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_password_is_given_and_not_told(capfd: pytest.CaptureFixture[str]) -> 
         with pytest.raises(ConnectionError) as caught, open_camera(wrong):
             pass
     where = f"127.0.0.1:{stream.port}"
-    assert str(caught.value) == f"camera {stream.url}: {where} answered 401 Unauthorized"
+    assert str(caught.value) == f"camera {stream.url}: it answered 401 Unauthorized"
     with pytest.raises(ConnectionError) as caught, open_camera(url):
         pass
     refused = f"camera {stream.url}: no answer from {where}: Connection refused"
@@ -89,7 +89,7 @@ def test_one_that_never_answers_is_waited_for_so_long() -> None:
     with RtspStream() as stream:
         stream.fault = "mute"
         began = time.monotonic()
-        with pytest.raises(ConnectionError, match="no picture came within 0.5 s|timed out"):
+        with pytest.raises(ConnectionError, match="timed out"):
             open_camera(stream.url, timeout=0.5).__enter__()
         assert time.monotonic() - began < 4
 

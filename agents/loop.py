@@ -112,7 +112,8 @@ def train(
     The replay must hold the newest frame of each lane (`replay.reset` or a restored one). The
     learner works while the environments step: an update due at a step sees what came before that
     step. It starts once the replay holds `learning_starts` frames, also after a resume without
-    the replay. One update is due every `update_every` agent steps, over all environments.
+    the replay. One update is due every `update_every` agent steps, over all environments. Raises
+    FloatingPointError where the agent's actions are no numbers any more.
     """
     learner = Step(agent, replay, batch_size)
     seconds = dict.fromkeys(("act", "environment", "replay"), 0.0)
@@ -123,6 +124,8 @@ def train(
         started = perf_counter()
         action = agent.act(replay.latest())
         started = spend(seconds, "act", started)
+        if not np.isfinite(action).all():
+            raise FloatingPointError(f"an action became NaN by step {step}")
         env.send(action)
         spend(seconds, "environment", started)
         if len(replay) >= learning_starts and replay.ready:

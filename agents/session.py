@@ -140,7 +140,10 @@ class Session:
         return checkpoint.save(self.run_dir, self.step, write, own_crc=("replay",))
 
     def ticks(self) -> Iterator[Tick]:
-        """Train, a vector step at a time, and write nothing: what `run` reads."""
+        """Train, a vector step at a time, and write nothing: what `run` reads.
+
+        Raises FloatingPointError where learning diverged so far that the agent can't act.
+        """
         options = self.config.agent
         ticks = train(
             self.agent,
@@ -154,10 +157,13 @@ class Session:
             updates=self.updates,
             credit=self.credit,
         )
-        for tick in ticks:
-            self.step, self.updates, self.credit = tick.step, tick.updates, tick.credit
-            self._metrics = tick.metrics
-            yield tick
+        try:
+            for tick in ticks:
+                self.step, self.updates, self.credit = tick.step, tick.updates, tick.credit
+                self._metrics = tick.metrics
+                yield tick
+        except FloatingPointError as error:
+            raise self._diverged(str(error)) from None
 
     def _try_save(self, log: Logger, *, last: bool = False) -> StorageError | None:
         """A checkpoint; where it can't be written the run goes on, and the reason is returned.
@@ -210,12 +216,15 @@ class Session:
     def _require_finite(self) -> None:
         for name, value in self._metrics.items():
             if not math.isfinite(float(value)):
-                rates = to_dict(self.config.agent).items()
-                told = ", ".join(f"{n} is {v}" for n, v in rates if n.endswith("_rate") and v)
-                raise FloatingPointError(
-                    f"{name} became {float(value)} by step {self.step}: learning diverged; a "
-                    f"smaller learning_rate may hold it ({told})"
-                )
+                raise self._diverged(f"{name} became {float(value)} by step {self.step}")
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        rates = to_dict(self.config.agent).items()
+        told = ", ".join(f"{n} is {v}" for n, v in rates if n.endswith("_rate") and v)
+        return FloatingPointError(
+            f"{what}: learning diverged; a smaller learning rate may hold it ({told}), and so may "
+            "observations and rewards around 1"
+        )
 
     def _log(self, log: Logger, tick: Tick) -> None:
         for episode in tick.episodes:

@@ -202,6 +202,17 @@ def test_episodes_that_diverge_are_dropped_counted_and_told(
     torch.testing.assert_close(end - start_of, torch.full((256,), 0.1))
 
 
+def test_actions_that_are_nan_say_that_learning_diverged(tmp_path: Path) -> None:
+    rates = {"actor_learning_rate": 1e9, "critic_learning_rate": 1e9}
+    run = start(tmp_path, log_every=10**6, **rates)  # the action comes before a line of metrics
+    with pytest.raises(FloatingPointError) as caught:
+        run.run(console=False)
+    run.close()
+    told = str(caught.value)
+    assert "an action became NaN by step" in told and "learning diverged" in told
+    assert "actor_learning_rate is 1000000000.0, critic_learning_rate is 10" in told
+
+
 def test_three_in_a_row_stop_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     run = start(tmp_path, env="tests.agents.test_control:AlwaysDiverges")
     with pytest.raises(EnvFault, match="is nan.*so ended 3 episodes in a row"):

@@ -227,7 +227,7 @@ def test_an_agent_plays_without_its_replay(tmp_path: Path) -> None:
 
 def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
     run = start(tmp_path, learning_rate=1e30, max_grad_norm=0.0, log_every=10**6)
-    with pytest.raises(FloatingPointError, match="learning diverged; a smaller learning_rate"):
+    with pytest.raises(FloatingPointError, match="learning diverged; a smaller learning rate"):
         run.run(console=False)
     run.close()
     assert checkpoint.steps(run.run_dir) == {}

@@ -34,7 +34,7 @@ def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict
     """Mean score with its 95% interval, and the protocol that it was played under.
 
     The interval is Student's t over episodes: mean ± t * s / sqrt(n). Seeds of training vary
-    beyond it.
+    beyond it. Episodes that `env` dropped have no score, and are counted.
     """
     scores = np.array([episode.score for episode in episodes])
     count = len(scores)
@@ -45,6 +45,8 @@ def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict
     cut = sum(episode.length == env.episode_limit for episode in episodes)
     if cut:
         protocol += f", {cut} cut off after {env.episode_limit:,} steps"
+    if env.dropped:
+        protocol += f", {env.dropped} more dropped"
     mean = float(scores.mean())
     return {
         "mean": mean,
@@ -52,6 +54,7 @@ def summary(episodes: Sequence[Episode], env: VectorEnv, epsilon: float) -> dict
         "median": float(np.median(scores)),
         "best": float(scores.max()),
         "episodes": count,
+        "dropped": env.dropped,
         "scores": scores.tolist(),
         "lengths": [episode.length for episode in episodes],
         "epsilon": epsilon,

@@ -62,6 +62,7 @@ class Atari:
         self._skip = protocol.frame_skip
         self.frame_rate = 60 / protocol.frame_skip
         self.episode_limit = 0
+        self.dropped = 0
         self._max_frames = (
             protocol.evaluation_max_frames if evaluation else protocol.max_frames_per_episode
         )

@@ -72,6 +72,7 @@ class Lanes:
         self.num_envs = len(make_env)
         self.protocol: Protocol | None = None
         self.episode_limit = limit
+        self.dropped = 0
         self._seeds = lane_seeds(seed, self.num_envs)
         self._render = render
         self._name = name
@@ -247,6 +248,7 @@ class Lanes:
         frames = self._parts.plain(frame)
         for lane, _ in dropped:
             self._scores.drop(lane)
+        self.dropped += len(dropped)
         if episodes:
             self._drops = 0
         gain32 = reward.astype(np.float32)

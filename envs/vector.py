@@ -98,6 +98,8 @@ class VectorEnv(Protocol):
     """Agent steps to a second of the environment's own time."""
     episode_limit: int
     """Agent steps after which episodes are cut off beyond the environment's rules; 0 never."""
+    dropped: int
+    """Episodes that were given up so far, in all lanes."""
 
     def reset(self) -> Frame:
         """Start every lane anew, from the seed given to `make`; returns the first frames."""

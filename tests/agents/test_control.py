@@ -186,10 +186,13 @@ class AlwaysDiverges(Diverges):
 def test_episodes_that_diverge_are_dropped_counted_and_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = start(tmp_path, env="tests.agents.test_control:Diverges", steps=400)
-    run.run()
+    run = start(tmp_path, env="tests.agents.test_control:Diverges", steps=400, eval_episodes=6)
+    result = run.run()
     run.close()
     told = capsys.readouterr().err
+    # two lanes drop their third episodes of four each, and so play three that count
+    assert (result["dropped"], set(result["scores"])) == (2, {10.0})
+    assert result["text"] in told and result["text"].endswith("own rules, 2 more dropped")
     assert "(2): lane" in told and "observation[0] is nan" in told
     lines = [json.loads(x) for x in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert max(line.get("episodes_dropped", 0) for line in lines) >= 8

@@ -130,10 +130,27 @@ def _forget_gl() -> None:
             del sys.modules[name]
 
 
-def _camera(model: Any, name: str, free: Mapping[str, Any]) -> Any:
-    camera = mujoco.MjvCamera()
+def find_camera(model: Any, name: str) -> int:
+    """A camera's number by its name or number; -1, the free one, where there is none for ''.
+
+    Raises ValueError, naming the nearest, for what is none.
+    """
     names = [model.camera(i).name for i in range(model.ncam)]
-    if not name and model.ncam == 0:
+    if not name:
+        return names.index("track") if "track" in names else min(0, model.ncam - 1)
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < model.ncam:
+        return int(name)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]!r}?" if near and near[0] else ";"
+    known = ", ".join(label or str(i) for i, label in enumerate(names)) or "none"
+    raise ValueError(f"no camera is called {name!r}{hint} here are: {known}")
+
+
+def _camera(model: Any, name: str, free: Mapping[str, Any]) -> Any:
+    camera, number = mujoco.MjvCamera(), find_camera(model, name)
+    if number < 0:
         mujoco.mjv_defaultFreeCamera(model, camera)
         for key, value in free.items():
             if key == "lookat":
@@ -143,16 +160,5 @@ def _camera(model: Any, name: str, free: Mapping[str, Any]) -> Any:
         if free.get("trackbodyid", -1) >= 0:
             camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
         return camera
-    if not name:
-        number = names.index("track") if "track" in names else 0
-    elif name in names:
-        number = names.index(name)
-    elif name.isdecimal() and int(name) < model.ncam:
-        number = int(name)
-    else:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-        hint = f"; did you mean {near[0]!r}?" if near and near[0] else ";"
-        known = ", ".join(label or str(i) for i, label in enumerate(names)) or "none"
-        raise ValueError(f"no camera is called {name!r}{hint} here are: {known}")
     camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, number
     return camera

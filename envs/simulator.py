@@ -70,6 +70,8 @@ class Simulator(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     MuJoCo puts an unstable simulation back to its start in mid-episode and says so only in a file,
     MUJOCO_LOG.TXT, in the working folder. Here `step` raises Diverged, and no file is written.
+
+    camera  as `envs.render.Renderer` takes it; ValueError for an unknown one, drawn or not
     """
 
     render_mode = "rgb_array"
@@ -78,6 +80,15 @@ class Simulator(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._camera = camera
         self._renderer: Any = None
+        if camera:  # told here, and not after a training by the film
+            from envs.render import find_camera
+
+            find_camera(self._simulation()[0], camera)
+
+    def _simulation(self) -> tuple[Any, Any]:
+        found = simulation(self.env)
+        assert found is not None
+        return found
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         returned = self.env.reset(**options)
@@ -97,11 +108,9 @@ class Simulator(gymnasium.Wrapper[Any, Any, Any, Any]):
         """A renderer of the simulation, for square pictures; to be closed by the caller."""
         from envs.render import Renderer
 
-        found = simulation(self.env)
-        assert found is not None
         drawer = getattr(self.env.unwrapped, "mujoco_renderer", None)
         free = getattr(drawer, "default_cam_config", None)
-        return Renderer(*found, size, size, self._camera, quality, free)
+        return Renderer(*self._simulation(), size, size, self._camera, quality, free)
 
     def render(self) -> np.ndarray:
         """A picture in full quality, (DRAWN, DRAWN, 3) uint8."""

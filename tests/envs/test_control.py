@@ -206,6 +206,7 @@ def test_films_are_drawn_in_full() -> None:
     ("change", "message"),
     [
         ({"pixels": True, "camera_name": "trak"}, "no camera is called 'trak'; did you mean 'tra"),
+        ({"camera_name": "7"}, "no camera is called '7'; did you mean 'track'? here are: track"),
         ({"env": "Pendulum-v1", "camera_name": "x"}, "camera_name is 'x'; 'Pendulum-v1' is not Mu"),
         ({"env": "Breakout", "pixels": True}, "pixels is set; Atari shows pixels"),
         ({"env": "Breakout", "action_repeat": 2}, "action_repeat is set; Atari"),

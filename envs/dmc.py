@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 import warnings
 from typing import Any
 
@@ -100,8 +101,9 @@ def find(name: str) -> str:
     if plain in known:
         return known[plain]
     near = difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
-    hint = ", ".join(f"dmc/{known[match]}" for match in near) or "dmc/cartpole-swingup"
-    raise ValueError(f"unknown environment 'dmc/{name}'; the nearest: {hint}")
+    hint = "the nearest: " + ", ".join(f"dmc/{known[match]}" for match in near)
+    hint = hint if near else "expected a task such as dmc/cartpole-swingup: agents list envs"
+    raise ValueError(f"unknown environment 'dmc/{name}'; {hint}")
 
 
 def suite() -> Any:
@@ -116,9 +118,11 @@ def suite() -> Any:
     except Exception as error:
         from importlib.metadata import version
 
+        hint = "mujoco 4 is known to break it: pip install 'mujoco<4'"
+        if asked := os.environ.get("MUJOCO_GL"):
+            hint = f"MUJOCO_GL is {asked!r}: unset it; {hint}"
         raise ImportError(
             f"dm_control {version('dm_control')} doesn't run with mujoco {version('mujoco')} "
-            f"({type(error).__name__}: {error}); mujoco 4 is known to break it: "
-            "pip install 'mujoco<4'"
+            f"({type(error).__name__}: {error}); {hint}"
         ) from error
     return found

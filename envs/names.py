@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from functools import lru_cache
@@ -10,6 +11,8 @@ from typing import Literal, NamedTuple
 _VERSION = re.compile(r"-v\d+$", re.IGNORECASE)
 # ALE ends the whole process when it loads one of these.
 _TWO_PLAYERS = frozenset({"combat", "joust", "maze_craze", "warlords"})
+# Gymnasium's shims for other packages, and its copies for JAX.
+_APART = ("GymV2", "phys2d/", "tabular/")
 _ATARI_SUFFIX = re.compile(r"(deterministic|noframeskip)?(-v[045])?$", re.IGNORECASE)
 
 
@@ -64,17 +67,20 @@ def names() -> list[EnvName]:
     """The environments to offer: Atari's games, Gymnasium's in their newest version, dm_control's.
 
     Left out is what can be had in another form: versions that were replaced, Gymnasium's shims for
-    other packages, and its copies for JAX.
+    other packages, and its copies for JAX; and dm_control's where it doesn't run.
     """
     games = [EnvName("atari", rom) for rom in sorted(set(_atari().values()))]
-    apart = ("GymV2", "phys2d/", "tabular/")
-    ids = sorted(id_ for id_ in _newest().values() if not id_.startswith(apart))
-    found = games + [EnvName("gymnasium", id_) for id_ in ids]
+    ids = sorted(id_ for id_ in _newest().values() if not id_.startswith(_APART))
+    return games + [EnvName("gymnasium", id_) for id_ in ids] + _dmc()
+
+
+def _dmc() -> list[EnvName]:
+    """dm_control's tasks; none where it can't be imported, which making one tells."""
     from envs import dmc
 
-    if dmc.installed():
-        found += [EnvName("dmc", f"dmc/{task}") for task in dmc.tasks()]
-    return found
+    with contextlib.suppress(ImportError):
+        return [EnvName("dmc", f"dmc/{task}") for task in dmc.tasks()]
+    return []
 
 
 def resolve(name: str) -> EnvName:
@@ -122,11 +128,14 @@ def resolve(name: str) -> EnvName:
 def _unknown(name: str) -> str:
     known: dict[str, str] = {}
     for id_ in _gymnasium_ids():
-        # Ascending versions: the last one stands.
-        known[_plain(_VERSION.sub("", id_))] = id_
-        known[_plain(id_)] = id_
+        if not id_.startswith(_APART):
+            # Ascending versions: the last one stands.
+            known[_plain(_VERSION.sub("", id_))] = id_
+            known[_plain(id_)] = id_
     known |= {plain: rom.title().replace("_", "") for plain, rom in _atari().items()}
-    near = difflib.get_close_matches(_plain(name.removeprefix("ALE/")), known, n=3, cutoff=0.6)
+    known |= {_plain(task.id[4:]): task.id for task in _dmc()}
+    plain = _plain(re.sub("^(ALE|dm_control)/", "", name))
+    near = difflib.get_close_matches(plain, known, n=3, cutoff=0.6)
     hint = ", ".join(dict.fromkeys(known[match] for match in near))
     if hint:
         return f"unknown environment {name!r}; the nearest: {hint}"

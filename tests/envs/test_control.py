@@ -19,7 +19,7 @@ from envs import dmc
 from envs.actions import actions
 from envs.config import EnvConfig
 from envs.lanes import MOST_DROPS, Lanes
-from envs.make import make, resolve
+from envs.make import make, names, resolve
 from envs.vector import EnvFault
 
 pytest.importorskip("mujoco")
@@ -87,6 +87,35 @@ def test_a_missing_dm_control_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dmc, "installed", lambda: False)
     with pytest.raises(ImportError, match=r"need dm_control: pip install 'sightline-rl\[dmc\]'"):
         resolve("dmc/cartpole-swingup")
+
+
+def test_where_mujoco_fails_other_names_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise ImportError("MuJoCo can't be imported")
+
+    monkeypatch.setattr(dmc, "suite", broken)
+    found = names()
+    assert ("gymnasium", "Pendulum-v1") in found and not [name for name in found if name[0] == "dmc"]
+
+
+@needs_dmc
+def test_hints_know_dm_controls_tasks() -> None:
+    with pytest.raises(ValueError, match="'walker_walk'; the nearest: dmc/walker-walk"):
+        resolve("walker_walk")
+    with pytest.raises(ValueError, match="'dmc/qqq'; expected a task such as"):
+        resolve("dmc/qqq")
+
+
+@needs_dmc
+def test_a_value_of_mujoco_gl_that_dm_control_refuses_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from envs.names import resolve; resolve('dmc/cartpole-swingup')"],
+        env={**os.environ, "MUJOCO_GL": "EGL"},
+        capture_output=True,
+        text=True,
+    )
+    assert "ImportError: dm_control" in done.stderr
+    assert "MUJOCO_GL is 'EGL': unset it; " in done.stderr
 
 
 @needs_dmc

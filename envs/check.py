@@ -133,7 +133,7 @@ def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Fin
             "note",
             "random actions found no reward at all: an agent that explores so won't either",
         )
-    elif greatest > 10:
+    elif greatest > 10 and isinstance(env.action_space, spaces.Discrete):
         yield Finding(
             "note",
             f"rewards reach {greatest:g}; presets that learn a distribution (default, rainbow) "
@@ -217,10 +217,12 @@ def _step(
     returned = _call(call, lambda: env.step(action))
     if not isinstance(returned, tuple) or len(returned) != 5:
         raise _Wrong(f"{call} returned {kind(returned)}; expected {RETURNED}")
-    observation, reward, terminated, truncated, _ = returned
+    observation, reward, terminated, truncated, info = returned
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, bool | np.bool_):
             raise _Wrong(f"{call} returned {flag!r} for {name}; expected True or False")
+    if not isinstance(info, dict):
+        raise _Wrong(f"{call} returned {kind(info)} for info; expected a dict")
     frame = _observation(call, parts, observation)
     try:
         return frame, Checker.reward(reward), bool(terminated), bool(truncated)

@@ -203,11 +203,17 @@ class Lanes:
 
     def _reset_all(self) -> Frame:
         frame = self._next_frames()
-        for lane, env in enumerate(self._envs):
-            with self._blame(lane, "reset()"):
-                observation, _ = env.reset(seed=self._seeds[lane])
-                self._parts.write(observation, frame, lane)
+        for lane in range(self.num_envs):
+            self._begin(lane, frame, seed=self._seeds[lane])
         return self._parts.plain(frame)
+
+    def _begin(self, lane: int, frame: dict[str, np.ndarray], **seed: int) -> None:
+        """Start an episode, and write its first observation."""
+        with self._blame(lane, "reset()"):
+            returned = self._envs[lane].reset(**seed)
+            if not isinstance(returned, tuple) or len(returned) != 2:
+                raise ValueError(f"returned {kind(returned)}; expected (observation, info)")
+            self._parts.write(returned[0], frame, lane)
 
     def _step_all(self, action: np.ndarray) -> Step:
         frame = self._next_frames()
@@ -217,9 +223,7 @@ class Lanes:
         truncated = np.zeros(self.num_envs, bool)
         for lane, env in enumerate(self._envs):
             if self._scores.over[lane]:
-                with self._blame(lane, "reset()"):
-                    observation, _ = env.reset()
-                    self._parts.write(observation, frame, lane)
+                self._begin(lane, frame)
                 continue
             own, reason = self.own_action(action[lane]), ""
             try:
@@ -228,6 +232,8 @@ class Lanes:
                     if not isinstance(returned, tuple) or len(returned) != 5:
                         raise ValueError(f"returned {kind(returned)}; expected {RETURNED}")
                     observation, gain, terminated[lane], truncated[lane], info = returned
+                    if not isinstance(info, dict):
+                        raise ValueError(f"returned {kind(info)} for info; expected a dict")
                     reward[lane] = Checker.reward(gain)
                     self._parts.write(observation, frame, lane)
                     reason = info.get("trouble", "")
@@ -235,9 +241,7 @@ class Lanes:
                 reason = self._forgive(fault)
             if reason:
                 dropped.append(Drop(lane, reason))
-                with self._blame(lane, "reset()"):
-                    observation, _ = env.reset()
-                    self._parts.write(observation, frame, lane)
+                self._begin(lane, frame)
                 reward[lane], terminated[lane], truncated[lane] = 0.0, False, False
         if self.episode_limit:
             at_the_limit = self._scores.length + 1 >= self.episode_limit

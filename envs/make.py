@@ -196,4 +196,7 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
         raise failed("environment", path, error) from error
     if not isinstance(env, gymnasium.Env):
         raise ValueError(f"environment {path!r} made a {type(env).__name__}, not a gymnasium.Env")
+    for what in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, what, None), gymnasium.Space):
+            raise ValueError(f"environment {path!r} has no {what}: set one of gymnasium.spaces")
     return env

@@ -98,6 +98,8 @@ def gl_context(width: int, height: int) -> Any:
     asked = os.environ.get("MUJOCO_GL", "").lower()
     asked = asked if asked in BACKENDS else ""  # glfw wants a screen
     _load_before_gl()
+    if os.environ.get("PYOPENGL_PLATFORM", "egl") not in BACKENDS:  # such as glx, for a screen
+        del os.environ["PYOPENGL_PLATFORM"]
     failed = []
     for backend in (asked,) if asked else BACKENDS:
         try:

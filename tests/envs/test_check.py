@@ -74,6 +74,11 @@ class NoBool(Sound):
         return observation, reward, 0.0, False, info
 
 
+class NoInfo(Sound):
+    def step(self, action: int) -> Any:
+        return (*super().step(action)[:4], None)
+
+
 class Outside(Sound):
     def seen(self) -> Any:
         return np.array([7.0, 0], np.float32)
@@ -105,6 +110,10 @@ class Hot(Sound):
 
     def step(self, action: Any) -> Any:
         return super().step(int(action[0] > 0))
+
+
+class RichAndHot(Hot):
+    reward = 500.0
 
 
 class Words(Sound):
@@ -142,6 +151,7 @@ def test_known_ones_pass(name: str) -> None:
         (NoBool, "returned 0.0 for terminated; expected True or False"),
         (Outside, r"observation\[0\] is 7.0; expected a finite value in \[-5, 5\]"),
         (Raises, "raised KeyError: 'motor'"),
+        (NoInfo, "returned NoneType for info; expected a dict"),
         (NaNs, "reward is nan"),
         (Words, "expected a Box"),
     ],
@@ -169,3 +179,17 @@ def test_what_may_be_as_intended_is_a_note(kind: type[Any], text: str) -> None:
 
 def test_continuous_actions_are_fine() -> None:
     assert any("actions are continuous" in text for text in findings(Hot)["ok"])
+
+
+def test_distributions_are_spoken_of_only_where_dqn_learns_them() -> None:
+    assert any("--v-max" in note for note in findings(Rich)["note"])
+    assert not any("--v-max" in note for note in findings(RichAndHot)["note"])
+
+
+class NoSpaces(gymnasium.Env[Any, Any]):
+    pass
+
+
+def test_missing_spaces_are_named() -> None:
+    with pytest.raises(ValueError, match=r"NoSpaces' has no observation_space: set one of"):
+        list(check(f"{__name__}:NoSpaces"))

@@ -308,6 +308,8 @@ class Broken(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         if self.fault == "reset":
             raise OSError("no camera\nat all")
+        if self.fault == "bare reset":
+            return np.zeros(2, np.float32)
         return np.zeros(2, np.float32), {}
 
     def step(self, action: int) -> Any:
@@ -323,6 +325,7 @@ class Broken(gymnasium.Env[Any, Any]):
             "outside": (good + 5, 0.0, False, False, {}),
             "shape": (np.zeros(3, np.float32), 0.0, False, False, {}),
             "dtype": (np.zeros(2, complex), 0.0, False, False, {}),
+            "info": (good, 0.0, False, False, None),
         }[self.fault]
 
 
@@ -335,6 +338,7 @@ class Broken(gymnasium.Env[Any, Any]):
         ("shape", "observation has shape (3,); expected (2,)"),
         ("dtype", "observation is complex128; expected float32"),
         ("raise", "step(action=1): ZeroDivisionError: division by zero"),
+        ("info", "step(action=1): ValueError: returned NoneType for info; expected a dict"),
     ],
 )
 def test_faults_name_lane_value_and_bounds(fault: str, message: str) -> None:
@@ -355,6 +359,10 @@ def test_faults_name_lane_value_and_bounds(fault: str, message: str) -> None:
 def test_a_reset_that_fails_is_a_fault_in_one_line() -> None:
     lanes = Lanes([partial(Broken, "reset")], seed=0)
     with pytest.raises(EnvFault, match=r"lane 0 of '', reset\(\): OSError: no camera$"):
+        lanes.reset()
+    lanes.close()
+    lanes = Lanes([partial(Broken, "bare reset")], seed=0)
+    with pytest.raises(EnvFault, match=r"reset\(\): .* ndarray; expected \(observation, info\)$"):
         lanes.reset()
     lanes.close()
 

@@ -23,7 +23,7 @@ class DDPGConfig(LearnerConfig):
     """Units, with LayerNorm and tanh, between encoder and layers, in actor and critic each (Yarats
     et al. 2022); 0 leaves them out."""
     hidden_second: int = 0
-    """Units of the second; 0 takes as many as hidden."""
+    """Units of the second fully connected layer; 0 takes as many as hidden."""
     action_layer: Literal[1, 2] = 1
     """The critics' layer that the action enters."""
     layer_norm: bool = False

@@ -34,7 +34,7 @@ class EncoderConfig:
     once, when acting needs it, and the learner never runs the encoder. encoder_head pool makes
     them small."""
     encoder_learning_rate: float = 0.0
-    """Learning rate of the encoder alone; 0 takes learning_rate."""
+    """Learning rate of the encoder alone; 0 takes that of the network it is part of."""
 
 
 def check(config: EncoderConfig) -> None:

@@ -16,6 +16,22 @@ PRESETS = Path(__file__).parent / "presets"
 
 T = TypeVar("T")
 
+_RATES = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
+ELSEWHERE = {
+    "lr": _RATES,
+    "learning_rate": _RATES,
+    "total_timesteps": ("steps",),
+    "buffer_size": ("replay_capacity",),
+    "train_freq": ("update_every",),
+    "train_frequency": ("update_every",),
+    "n_envs": ("num_envs",),
+    "policy_delay": ("policy_every",),
+    "policy_frequency": ("policy_every",),
+    "exploration_noise": ("noise_start", "noise_final"),
+    "frame_skip": ("action_repeat",),
+}
+"""What stable-baselines3 and CleanRL call an option, where no likeness leads to our name."""
+
 
 def algorithms() -> list[str]:
     """Names of the algorithms that have presets."""
@@ -198,14 +214,18 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
 
 
 def nearest(name: object, known: Iterable[Any]) -> str:
-    """`; did you mean 'x'?` for the known name nearest to `name`, or nothing."""
+    """`; did you mean 'x'?` for the known name nearest to `name`, or nothing.
+
+    What others call an option is near to ours, see `ELSEWHERE`.
+    """
 
     def plain(entry: object) -> str:
         return str(entry).lower().lstrip("-").replace("-", "_")
 
     options = {plain(entry): str(entry) for entry in known}
-    close = difflib.get_close_matches(plain(name), options, n=1)
-    return f"; did you mean {options[close[0]]!r}?" if close else ""
+    close = [ours for ours in ELSEWHERE.get(plain(name), ()) if ours in options]
+    close = close or difflib.get_close_matches(plain(name), options, n=1)
+    return f"; did you mean {' or '.join(repr(options[n]) for n in close)}?" if close else ""
 
 
 def _either(choices: Sequence[Any]) -> str:

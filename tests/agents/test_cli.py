@@ -180,6 +180,16 @@ def test_list_envs_and_encoders(tell: Told) -> None:
             "unknown option '--learning-rat'; did you mean '--learning-rate'?",
         ),
         ("train dqn --qqq", "unknown option '--qqq'; see agents train dqn --help"),
+        ("train dqn --lr 1", "unknown option '--lr'; did you mean '--learning-rate'?"),
+        (
+            "train ddpg --lr 1",
+            "unknown option '--lr'; did you mean '--actor-learning-rate' or "
+            "'--critic-learning-rate'?",
+        ),
+        (
+            "train ddpg --buffer-size 1",
+            "unknown option '--buffer-size'; did you mean '--replay-capacity'?",
+        ),
         ("train dqn --steps", "--steps needs a value"),
         ("train dqn --steps ten", "--steps is 'ten'; it must be a whole number"),
         ("train dqn --steps 1.5", "--steps is 1.5; it must be a whole number"),

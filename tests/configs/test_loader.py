@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 import pytest
 
-import configs
+import configs.ddpg
+import configs.dqn
+import configs.run
 from configs import loader
+from envs.config import EnvConfig
 
 
 @dataclass(frozen=True)
@@ -161,3 +164,10 @@ def test_unknown_algorithm_and_preset_name_the_nearest() -> None:
 def test_a_preset_is_no_path() -> None:
     with pytest.raises(ValueError, match="unknown preset"):
         configs.load_preset("dqn", "../dqn/nature")
+
+
+def test_what_others_call_an_option_leads_to_one_of_ours() -> None:
+    every = (configs.run.RunConfig, EnvConfig, configs.dqn.DQNConfig, configs.ddpg.DDPGConfig)
+    ours = {name for config in every for name in loader.field_types(config)}
+    for theirs, names in loader.ELSEWHERE.items():
+        assert set(names) <= ours and names[0] in loader.nearest(theirs, names)

@@ -9,6 +9,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+_WRAP = (
+    "wrap the environment in gymnasium.wrappers.TransformAction, in a function of yours that --env "
+    "names as module:function"
+)
+
 
 class Actions(NamedTuple):
     """One environment's actions, from both sides."""
@@ -36,21 +41,21 @@ def actions(space: gymnasium.Space[Any], name: str) -> Actions:
         return Actions(ours, names, lambda action: int(action) + start, lambda own: own - start)
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
         if not space.shape or 0 in space.shape:
-            raise ValueError(f"actions of {name!r} have shape {space.shape}; expected (A,)")
+            raise ValueError(
+                f"actions of {name!r} have shape {space.shape}; expected one axis or more, none "
+                f"of them empty, such as (1,): {_WRAP}"
+            )
         _require_bounds(space, name)
         ours = spaces.Box(-1, 1, (int(np.prod(space.shape)),), np.float32)
         return Actions(ours, (), *_scale(space))
-    raise ValueError(
-        f"actions of {name!r} are {space}; expected Discrete or a float Box: "
-        "wrap the environment in gymnasium.wrappers.TransformAction"
-    )
+    raise ValueError(f"actions of {name!r} are {space}; expected Discrete or a float Box: {_WRAP}")
 
 
 def _scale(
     space: spaces.Box,
 ) -> tuple[Callable[[Any], np.ndarray], Callable[[Any], np.ndarray]]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    middle, half = (low + high) / 2, (high - low) / 2
+    middle, half = low / 2 + high / 2, high / 2 - low / 2  # the sum may overflow
 
     def own(action: Any) -> np.ndarray:
         wide = middle + half * np.asarray(action, np.float64).reshape(space.shape)
@@ -73,6 +78,5 @@ def _require_bounds(space: spaces.Box, name: str) -> None:
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
             f"action{list(at)} of {name!r} lies in [{space.low[at]:g}, {space.high[at]:g}]; agents "
-            "need finite bounds: give it some by gymnasium.wrappers.TransformAction, in a function "
-            "of yours that --env names as module:function"
+            f"need finite bounds: {_WRAP}"
         )

@@ -26,6 +26,12 @@ def find_callable(path: str, what: str, kind: str = "function or class") -> Call
     Raises ValueError, naming the nearest, where module or name is missing or can't be called.
     """
     module_name, _, attribute = path.partition(":")
+    if module_name.endswith(".py") or "/" in module_name:
+        dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(
+            f"{what} {path!r} names a file; name its module, as Python imports it: "
+            f"{dotted}:{attribute}"
+        )
     look_here()
     try:
         module = importlib.import_module(module_name)

@@ -52,6 +52,19 @@ def test_scaled_actions_never_leave_the_space() -> None:
     assert all(space.contains(own(np.float32([a]))) for a in np.linspace(-1.1, 1.1, 101))
 
 
+def test_the_widest_box_there_is() -> None:
+    most = np.finfo(np.float64).max
+    made = actions(spaces.Box(-most, most, (2,), np.float64), "env")
+    assert made.own(np.float32([0, 1])).tolist() == [0, most]
+    assert made.agent(np.array([0, -most])).tolist() == [0, -1]
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, ()), spaces.Box(0, 3, (2,), np.int64)])
+def test_other_boxes_name_the_wrapper(space: spaces.Box) -> None:
+    with pytest.raises(ValueError, match=r"'env' .*TransformAction, in a function of yours"):
+        actions(space, "env")
+
+
 @pytest.mark.parametrize("high", [np.inf, np.nan])
 def test_unbounded_actions_name_the_wrapper(high: float) -> None:
     space = spaces.Box(np.float32([-1, -1]), np.float32([1, 1]))

@@ -117,6 +117,12 @@ def test_a_class_is_found_in_the_working_folder(tmp_path, monkeypatch) -> None: 
     env.close()
 
 
+@pytest.mark.parametrize("name", ["./rigs/arm.py:Arm", "rigs/arm.py:Arm", "rigs/arm:Arm"])
+def test_a_file_is_no_module(name: str) -> None:
+    with pytest.raises(ValueError, match=r"names a file; name its module, .*: rigs\.arm:Arm$"):
+        make(EnvConfig(env=name), seed=0)
+
+
 def test_importing_envs_is_light() -> None:
     code = (
         "import sys, envs, envs.config, envs.protocol, envs.make\n"

@@ -108,12 +108,15 @@ def build_replay(
 
 
 def pick_device(name: str, option: str = "device") -> torch.device:
-    """auto, cpu or cuda as a device; ValueError for cuda where there is none."""
+    """auto, or a device of torch's; ValueError for what is none, and for cuda that isn't there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{option} is cuda, and torch sees no CUDA GPU here; use cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"{option} is {name!r}; it must be auto, cpu or cuda") from None
 
 
 def restore(agent: Agent, state: dict[str, Any], source: Path) -> None:

@@ -73,6 +73,10 @@ class Player:
         Where training saw parts by name, the observation is a dict of them, nested or by path.
         Raises ValueError, naming both shapes, for anything else.
         """
+        if isinstance(observation, tuple) and isinstance(observation[-1], dict):
+            raise ValueError(
+                "the observation is all that reset() or step() returned; give the first of it alone"
+            )
         self.seen = self._observe(observation)
         self.chosen = self.agent.act(self.seen, explore=False, epsilon=epsilon)[0]
         return self.own_action(self.chosen)

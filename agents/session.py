@@ -99,8 +99,9 @@ class Session:
     def learn(self, steps: int | None = None, *, console: bool = True) -> Player:
         """Train to agent step `steps` (the config's, unless given) and return the player."""
         if steps is not None:
-            require_ahead(steps, self.step, self.run_dir)
-            self.config = self.config.replace(steps=steps)
+            chosen = self.config.replace(steps=steps)
+            require_ahead(chosen.run.steps, self.step, self.run_dir)
+            self.config = chosen
             self.config.save(self.run_dir)
         self.run(console=console)
         return self.player()
@@ -287,8 +288,9 @@ class Session:
         protocol = self.env.protocol
         return (
             f"{self.config.algorithm} ({self.config.preset}) on {self.config.env.env}: "
-            f"{self.env.num_envs} environments, {self.agent.device}, replay {replay.capacity:,} "
-            f"transitions ({replay.nbytes / 1e9:.1f} GB when full) on {replay.device}\n"
+            f"{counted(self.env.num_envs, 'environment')}, {self.agent.device}, replay "
+            f"{replay.capacity:,} transitions ({replay.nbytes / 1e9:.3g} GB when full) on "
+            f"{replay.device}\n"
             + (f"protocol {protocol.describe()}\n" if protocol else "")
             + f"run folder {self.run_dir}"
         )

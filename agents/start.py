@@ -31,6 +31,11 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     MemoryError where the replay does not fit; nothing is written then.
     """
     name = overrides.get("env", EnvConfig.env)
+    if not isinstance(name, str):
+        raise TypeError(
+            f"env is {name!r}; expected a name, such as 'Pendulum-v1', or package.module:Class for "
+            "a class of your own"
+        )
     # before its preset's options are judged
     if config.lookup(algorithm).continuous and resolve(name).kind == "atari":
         require_actions(algorithm, name, False, "discrete ones")

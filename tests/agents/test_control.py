@@ -116,6 +116,22 @@ def test_torch_and_the_renderer_live_in_one_process(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
 
 
+def test_slips_in_python_are_named(tmp_path: Path) -> None:
+    env = gymnasium.make("Pendulum-v1")
+    with pytest.raises(TypeError, match="env is <TimeLimit.*expected a name, such as"):
+        begin.create("ddpg", None, {"env": env})
+    run = start(tmp_path, steps=80)
+    with pytest.raises(TypeError, match="steps is '90'; it must be a whole number"):
+        run.learn("90", console=False)  # type: ignore[arg-type]
+    player = run.learn(console=False)
+    run.close()
+    with pytest.raises(ValueError, match="all that reset"):
+        player.act(env.reset(seed=0))
+    assert player.act((1.0, 0.0, 0.0)).shape == (1,)  # which is an observation
+    with pytest.raises(ValueError, match="device is 'gpu'; it must be auto, cpu or cuda"):
+        agents.load(run.run_dir, device="gpu")
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_policy_is_explained(tmp_path: Path, shared: bool) -> None:
     from agents.explain import explain, look, sanity

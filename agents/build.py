@@ -32,7 +32,7 @@ def build_agent(
     Its encoder's weights are read from their file if `pretrained`: an agent that a checkpoint
     follows needs none.
     """
-    space: Any = env.action_space
+    space: Any = env.actions.space
     continuous = not isinstance(space, gymnasium.spaces.Discrete)
     require_actions(chosen.algorithm, chosen.env.env, continuous, space)
     size = int(space.n) if isinstance(space, gymnasium.spaces.Discrete) else int(space.shape[0])

@@ -174,7 +174,7 @@ def explain(
         camera = camera_of(spec, stage.config.env.env, camera)
         path = video or new_video(folder)
         before: np.ndarray | None = None
-        paint = Painter(stage.agent, env.action_names, camera)
+        paint = Painter(stage.agent, env.actions.names, camera)
         with Film(path, env.frame_rate, least_height=1) as film:
             for observation, action, _, ended in rollout(stage.agent, env, stage.epsilon, seed):
                 if not atari:

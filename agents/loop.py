@@ -212,4 +212,4 @@ def rollout(
 
 def action_field(env: VectorEnv) -> Field:
     """The replay's field for one action of `env`."""
-    return _field(env.action_space)
+    return _field(env.actions.space)

@@ -54,7 +54,7 @@ class Player:
         return cls(
             agent,
             observation_field(env),
-            own_action=env.own_action,
+            own_action=env.actions.own,
             discrete=env.discrete,
             atari=env.protocol is not None,
         )

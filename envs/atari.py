@@ -12,7 +12,6 @@ Three things are done here rather than by ALE's flags, for reasons that its sour
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -20,6 +19,7 @@ import numpy as np
 from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 
+from envs.actions import Actions
 from envs.protocol import Protocol
 from envs.vector import EnvFault, Scores, Step, Turns, check_action, lane_seeds
 
@@ -51,8 +51,6 @@ class Atari:
         self.num_envs = num_envs
         self.stack: int | dict[str, int] = stack
         self.discrete: dict[str, int] = {}
-        self.own_action: Callable[[Any], Any] = int
-        self.agent_action: Callable[[Any], Any] = int
         self.protocol: Protocol | None = protocol
         self.frame_space: gymnasium.spaces.Box | gymnasium.spaces.Dict = gymnasium.spaces.Box(
             0, 255, (1, frame_size, frame_size), np.uint8
@@ -69,12 +67,12 @@ class Atari:
         self._seeds = np.array(lane_seeds(seed, num_envs), np.int64)
         self._env = _make(game, protocol, num_envs, threads, (frame_size, frame_size), grey=True)
         self._twin = _Twin(game, protocol, int(self._seeds[0]), frame_size) if render else None
-        actions = [action.value for action in self._env.ale.get_action_set()]
-        names = (action.name.lower() for action in self._env.ale.get_action_set())
-        self.action_names = tuple(names)
-        self.action_space: gymnasium.Space[Any] = gymnasium.spaces.Discrete(len(actions))
-        after_life = protocol.fire_reset and protocol.life_loss and _FIRE in actions
-        self._fire = actions.index(_FIRE) if after_life else None
+        taken = self._env.ale.get_action_set()
+        names = tuple(action.name.lower() for action in taken)
+        self.actions = Actions(gymnasium.spaces.Discrete(len(taken)), names, int, int)
+        values = [action.value for action in taken]
+        after_life = protocol.fire_reset and protocol.life_loss and _FIRE in values
+        self._fire = values.index(_FIRE) if after_life else None
 
         self._turns = Turns()
         self._scores = Scores(num_envs)
@@ -97,7 +95,7 @@ class Atari:
     def send(self, action: np.ndarray) -> None:
         """Start a step with (num_envs,) integers in [0, n)."""
         # ALE's threads die on a bad action, and recv would wait for ever.
-        action = check_action(action, self.action_space, self.num_envs)
+        action = check_action(action, self.actions.space, self.num_envs)
         self._turns.send()
         if self._fire is not None:
             action[self._lost] = self._fire

@@ -87,9 +87,7 @@ class Lanes:
                 self._envs.append(self._run(make))
             first = self._envs[0]
             self._parts = Parts(first.observation_space, name)
-            taken = actions(first.action_space, name)
-            self.action_space, self.action_names = taken.space, taken.names
-            self.own_action, self.agent_action = taken.own, taken.agent
+            self.actions = actions(first.action_space, name)
             for lane, env in enumerate(self._envs):
                 for what in ("observation_space", "action_space"):
                     if getattr(env, what) != getattr(first, what):
@@ -121,7 +119,7 @@ class Lanes:
 
     def send(self, action: np.ndarray) -> None:
         """Start a step with (num_envs,) integers in [0, n), or (num_envs, A) floats."""
-        action = check_action(action, self.action_space, self.num_envs)
+        action = check_action(action, self.actions.space, self.num_envs)
         self._turns.send()
         self._pending = self._worker.submit(self._step_all, action)
 
@@ -207,10 +205,10 @@ class Lanes:
             self._begin(lane, frame, seed=self._seeds[lane])
         return self._parts.plain(frame)
 
-    def _begin(self, lane: int, frame: dict[str, np.ndarray], **seed: int) -> None:
+    def _begin(self, lane: int, frame: dict[str, np.ndarray], seed: int | None = None) -> None:
         """Start an episode, and write its first observation."""
         with self._blame(lane, "reset()"):
-            returned = self._envs[lane].reset(**seed)
+            returned = self._envs[lane].reset(seed=seed)
             if not isinstance(returned, tuple) or len(returned) != 2:
                 raise ValueError(f"returned {kind(returned)}; expected (observation, info)")
             self._parts.write(returned[0], frame, lane)
@@ -225,7 +223,7 @@ class Lanes:
             if self._scores.over[lane]:
                 self._begin(lane, frame)
                 continue
-            own, reason = self.own_action(action[lane]), ""
+            own, reason = self.actions.own(action[lane]), ""
             try:
                 with self._blame(lane, f"step(action={own})"):
                     returned = env.step(own)
@@ -266,7 +264,7 @@ class Lanes:
         fault of the environment's.
         """
         if not isinstance(fault.__cause__, Diverged) or isinstance(
-            self.action_space, spaces.Discrete
+            self.actions.space, spaces.Discrete
         ):
             raise fault
         self._drops += 1

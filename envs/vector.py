@@ -8,12 +8,12 @@ is never learned from. A life lost in Atari follows the same rule, though its ga
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
 
+from envs.actions import Actions
 from envs.protocol import Protocol as AtariProtocol
 
 Frame = np.ndarray | dict[str, np.ndarray]
@@ -84,14 +84,8 @@ class VectorEnv(Protocol):
     """Frames that make an observation, by part of a Dict; stacking is the replay's work."""
     discrete: dict[str, int]
     """First value of each part that the environment gives as a Discrete; frames are one-hot."""
-    action_space: gymnasium.spaces.Space[Any]
-    """One lane's, as agents see it: Discrete(n) from 0, or a Box (A,) within [-1, 1]."""
-    action_names: tuple[str, ...]
-    """What the actions of a Discrete space are called, from 0; empty for a Box."""
-    own_action: Callable[[Any], Any]
-    """From one lane's action to what the environment itself takes for it."""
-    agent_action: Callable[[Any], Any]
-    """The way back, from the environment's own action to the agent's."""
+    actions: Actions
+    """One lane's, as agents see them and as the environment itself takes them."""
     protocol: AtariProtocol | None
     """The Atari protocol, None elsewhere."""
     frame_rate: float

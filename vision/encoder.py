@@ -58,7 +58,7 @@ class Encoder(Freezable):
         which torch's orthogonal initialiser tries: initialise first.
         """
         self._layout = self.layout
-        return self.to(memory_format=self.layout)
+        return self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def forward(self, observation: Tensor) -> Tensor:
         """(B, *observation_shape) -> (B, feature_dim).

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from envs.actions import Actions
 from envs.camera.actions import ActionPort, Inbox
 from envs.camera.serve import Broadcast, PictureServer, encode
 from envs.config import EnvConfig
@@ -67,13 +66,7 @@ class Sim:
         self._broadcast = Broadcast()
         self._close: list[Callable[[], None]] = [self._env.close]
         try:
-            taken = Actions(
-                self._env.action_space,
-                self._env.action_names,
-                self._env.own_action,
-                self._env.agent_action,
-            )
-            self.inbox = Inbox(taken, token, tell)
+            self.inbox = Inbox(self._env.actions, token, tell)
             title = f"{env.env} camera"
             server = PictureServer(
                 self._broadcast, title, self.status, host=host, port=port, inbox=self.inbox

@@ -32,7 +32,7 @@ def episode(env: Atari, limit: int = 2000) -> list[Step]:
     rng = np.random.default_rng(0)
     steps = []
     for _ in range(limit):
-        steps.append(step(env, int(rng.integers(env.action_space.n))))  # type: ignore[attr-defined]
+        steps.append(step(env, int(rng.integers(env.actions.space.n))))  # type: ignore[attr-defined]
         if steps[-1].episodes:
             return steps
     raise AssertionError(f"no episode ended in {limit} steps")
@@ -43,7 +43,7 @@ def test_shapes_and_spaces() -> None:
     frame = env.reset()
     assert frame.shape == (3, 1, 42, 42) and frame.dtype == np.uint8
     assert env.frame_space.shape == (1, 42, 42) and env.stack == 4
-    assert env.action_space.n == 4  # type: ignore[attr-defined]
+    assert env.actions.space.n == 4  # type: ignore[attr-defined]
     assert env.protocol is not None and env.protocol.name == "nature"
     env.send(np.array([0, 1, 2]))
     got = env.recv()

@@ -30,7 +30,7 @@ def steps(env: Any, count: int, seed: int = 0) -> list[Any]:
     """What `count` random steps returned, copied."""
     draw, found = np.random.default_rng(seed), []
     for _ in range(count):
-        env.send(draw.uniform(-1, 1, (env.num_envs, *env.action_space.shape)).astype(np.float32))
+        env.send(draw.uniform(-1, 1, (env.num_envs, *env.actions.space.shape)).astype(np.float32))
         step = env.recv()
         found.append(step._replace(frame=step.frame.copy()))
     return found

@@ -95,7 +95,7 @@ def test_frames_stay_valid_until_the_next_recv() -> None:
 
 def test_actions_that_start_anywhere() -> None:
     lanes = tagged(2, start=-4, actions=3)
-    assert lanes.action_space == spaces.Discrete(3)
+    assert lanes.actions.space == spaces.Discrete(3)
     lanes.reset()
     lanes.send(np.array([0, 2]))  # TaggedEnv refuses what is not in its own space
     assert [tag.action for tag in tags(lanes.recv().frame)] == [0, 2]
@@ -190,7 +190,7 @@ def play(lanes: Any, steps: int, seed: int = 0) -> list[bytes]:
     rng = np.random.default_rng(seed)
     seen = []
     for _ in range(steps):
-        lanes.send(rng.integers(0, lanes.action_space.n, lanes.num_envs))
+        lanes.send(rng.integers(0, lanes.actions.space.n, lanes.num_envs))
         step = lanes.recv()
         seen.append(
             b"".join(np.ascontiguousarray(part).tobytes() for part in step[:4])
@@ -282,8 +282,8 @@ def test_a_pace_that_says_nothing_is_thirty() -> None:
 def test_box_actions_are_scaled_from_the_unit_box() -> None:
     lanes = make(EnvConfig(env="Pendulum-v1", num_envs=2, frame_stack=3), seed=1)
     lanes.reset()
-    assert lanes.action_space == spaces.Box(-1, 1, (1,), np.float32)
-    own = [lanes.own_action(np.float32([a])).tolist() for a in (-1.0, 0.25, 1.0, 7.0)]
+    assert lanes.actions.space == spaces.Box(-1, 1, (1,), np.float32)
+    own = [lanes.actions.own(np.float32([a])).tolist() for a in (-1.0, 0.25, 1.0, 7.0)]
     assert own == [[-2.0], [0.5], [2.0], [2.0]]
     assert lanes.stack == 3
     lanes.send(np.array([[0.5], [-2.0]]))
@@ -414,7 +414,7 @@ def test_state_of_other_classic_control(name: str) -> None:
     def drive(lanes: Any, steps: int) -> bytes:
         seen = b""
         for t in range(steps):
-            if isinstance(lanes.action_space, spaces.Discrete):
+            if isinstance(lanes.actions.space, spaces.Discrete):
                 lanes.send(np.array([t // 20 % 3]))
             else:
                 lanes.send(np.array([[np.sin(t / 9)]]))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from envs.camera.sources import Picture, Source, SourceEnded, SourceLost, opener, public
+from envs.camera.sources import Picture, Source, SourceEnded, SourceLost, opener, public, waiting
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 """Seconds before the first attempt to reconnect, and at most; each wait doubles the last."""
@@ -153,7 +153,7 @@ class Feed:
     def close(self) -> None:
         """Stop reading; a thread that hangs in a driver is left behind after two seconds.
 
-        The process then ends once it has come back, or after `timeout`.
+        Where that is OpenCV, the process ends once it has come back, or after `timeout`.
         """
         self._stop.set()
         source = self._source
@@ -163,8 +163,7 @@ class Feed:
         if thread is not None:
             thread.join(2.0)
             if thread.is_alive():
-                # a thread that came back from OpenCV while Python ends would abort the process
-                atexit.register(thread.join, self._timeout)
+                atexit.register(_await_return, thread, self._timeout)
         with self._changed:
             self._changed.notify_all()
 
@@ -303,6 +302,13 @@ class Feed:
         with self._changed:
             self._frame = Frame(picture.image, 1 if last is None else last.number + 1, now)
             self._changed.notify_all()
+
+
+def _await_return(thread: threading.Thread, timeout: float) -> None:
+    """At the process's end: a thread that came back from OpenCV's C++ later would abort it."""
+    end = time.monotonic() + timeout
+    while thread.ident in waiting and thread.is_alive() and time.monotonic() < end:
+        thread.join(0.05)
 
 
 def open_camera(source: str | int | Callable[[], Any], **options: Any) -> Feed:

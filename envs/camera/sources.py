@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,10 @@ SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "srt", "tcp
 """Of addresses that are likely meant where one is unknown."""
 _STREAMS = "rtsp_flags;prefer_tcp|fpsprobesize;0"
 """FFmpeg's options: to guess a frame rate, of no use here, it would hold back twenty pictures."""
+
+
+waiting: set[int] = set()
+"""Threads that wait in OpenCV now, where nobody can end that."""
 
 
 class SourceLost(RuntimeError):
@@ -86,7 +91,7 @@ class OpenCVSource:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         if isinstance(target, int):
-            self._capture = cv2.VideoCapture(target)
+            self._capture = _waited(cv2.VideoCapture, target)
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         else:
             if live:
@@ -105,7 +110,7 @@ class OpenCVSource:
             if live:
                 # each thread of the decoder holds one picture back
                 options += [cv2.CAP_PROP_N_THREADS, 1]
-            self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, options)
+            self._capture = _waited(cv2.VideoCapture, target, cv2.CAP_FFMPEG, options)
         if not self._capture.isOpened():
             self._capture.release()
             raise SourceLost(self._why_closed(target))
@@ -117,7 +122,7 @@ class OpenCVSource:
         """The next picture of the capture."""
         import cv2
 
-        whole = self._capture.grab()
+        whole = _waited(self._capture.grab)
         arrived = time.monotonic()
         image = self._capture.retrieve()[1] if whole else None
         if not whole or image is None:
@@ -292,6 +297,15 @@ def public(source: str) -> str:
 def devices() -> list[str]:
     """The video devices of this machine, as far as the system lists them."""
     return [str(path) for path in sorted(Path("/dev").glob("video*"), key=_by_number)]
+
+
+def _waited(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What `call` returns, marked as a wait in OpenCV."""
+    waiting.add(threading.get_ident())
+    try:
+        return call(*arguments)
+    finally:
+        waiting.discard(threading.get_ident())
 
 
 def _http(url: str, timeout: float, counts: Counter[str]) -> Source:

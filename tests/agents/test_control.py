@@ -81,7 +81,7 @@ def test_a_run_is_scored_and_acts_on_raw_observations(tmp_path: Path) -> None:
     observation, _ = env.reset(seed=0)
     for _ in range(3):
         action = player.act(observation)
-        assert env.actions.space.contains(action)
+        assert env.action_space.contains(action)
         observation = env.step(action)[0]
     expected = player.agent.act(torch.as_tensor(observation)[None], explore=False)[0]
     np.testing.assert_allclose(player.act(observation), 2 * expected, rtol=1e-6)

@@ -189,7 +189,9 @@ def do_check(words: list[str]) -> None:
         "agents check ENV [--seed N]",
         "Try an environment with random actions, and tell in plain words what is wrong with it.",
     )
-    parser.add_argument("env", metavar="ENV", help="A Gymnasium id, or package.module:Class.")
+    parser.add_argument(
+        "env", metavar="ENV", help="A Gymnasium id, dmc/domain-task, or package.module:Class."
+    )
     parser.option("--seed", "Seed of the environment and of the actions (default: 0).", "INT")
     given = parser.parse(words)
     from envs.check import check
@@ -212,7 +214,7 @@ def do_list(words: list[str]) -> None:
 
         for algorithm in _algorithms():
             for preset in _presets(algorithm):
-                print(f"{algorithm}  {preset:10}  {summary(algorithm, preset)}")
+                print(f"{algorithm}  {preset:12}  {summary(algorithm, preset)}")
     elif what == "envs":
         from envs.names import names
 

@@ -42,6 +42,16 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     chosen = single(_resolve(algorithm, preset, overrides), overrides)
     if not chosen.env.pixels and (idle := [n for n in PIXELS_ONLY if n in overrides]):
         raise ValueError(f"{idle[0]} is {overrides[idle[0]]!r}, and says nothing without --pixels")
+    agent = chosen.agent
+    if (
+        "noise_start" in overrides
+        and not agent.noise_steps
+        and agent.noise_start != agent.noise_final
+    ):
+        raise ValueError(
+            f"noise_start is {agent.noise_start:g}, and says nothing while noise_steps is 0: noise "
+            f"is noise_final, {agent.noise_final:g}, from the first step"
+        )
     session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
     try:
         if chosen.run.explain_every and not shows_images(session.env):

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.layout import Checker
 from envs.vector import Diverged
 
 DRAWN = 480
@@ -126,7 +127,10 @@ class Simulator(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Repeat(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Holds each action for `repeat` steps, or to the episode's end; rewards add up."""
+    """Holds each action for `repeat` steps, or to the episode's end; rewards add up.
+
+    Raises ValueError for a reward that is no number, Diverged for one that is not finite.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any], repeat: int) -> None:
         super().__init__(env)
@@ -139,7 +143,7 @@ class Repeat(gymnasium.Wrapper[Any, Any, Any, Any]):
         total = 0.0
         for _ in range(self.repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+            total += Checker.reward(reward)
             self.passed()
             if terminated or truncated:
                 break

@@ -116,6 +116,15 @@ def test_torch_and_the_renderer_live_in_one_process(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
 
 
+def test_noise_that_would_never_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"noise_start is 0.5, and says nothing .*noise_final, 0.2"
+    ):
+        start(tmp_path, "paper-state", noise_start=0.5)
+    start(tmp_path, "paper-state", noise_start=0.2).close()
+    start(tmp_path, "paper-state", noise_start=0.5, noise_steps=100).close()
+
+
 def test_slips_in_python_are_named(tmp_path: Path) -> None:
     env = gymnasium.make("Pendulum-v1")
     with pytest.raises(TypeError, match="env is <TimeLimit.*expected a name, such as"):

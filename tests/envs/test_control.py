@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from envs.actions import actions
 from envs.config import EnvConfig
 from envs.lanes import MOST_DROPS, Lanes
 from envs.make import make, names, resolve
+from envs.simulator import Repeat
 from envs.vector import EnvFault
 
 pytest.importorskip("mujoco")
@@ -182,6 +184,25 @@ def test_a_held_action_adds_its_rewards() -> None:
     assert held.frame_rate == pytest.approx(one.frame_rate / 3)
     one.close()
     held.close()
+
+
+@pytest.mark.parametrize(("reward", "error"), [(None, "ValueError"), (np.nan, "Diverged")])
+def test_a_held_action_holds_rewards_to_what_they_are(reward: Any, error: str) -> None:
+    class Odd(Fragile):
+        def step(self, action: Any) -> Any:
+            frame, _, *rest = super().step(action)
+            return frame, reward, *rest
+
+    lanes = Lanes([lambda: Repeat(Odd(lambda _: False), 2)], seed=0)
+    lanes.reset()
+    lanes.send(np.zeros((1, 1), np.float32))
+    told = rf"{error}: reward is {str(reward).lower()}"
+    if error == "Diverged":
+        assert re.search(told, lanes.recv().dropped[0].reason)
+    else:
+        with pytest.raises(EnvFault, match=f"(?i){told}"):
+            lanes.recv()
+    lanes.close()
 
 
 def test_pixels_show_the_simulation() -> None:

@@ -43,11 +43,8 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     if not chosen.env.pixels and (idle := [n for n in PIXELS_ONLY if n in overrides]):
         raise ValueError(f"{idle[0]} is {overrides[idle[0]]!r}, and says nothing without --pixels")
     agent = chosen.agent
-    if (
-        "noise_start" in overrides
-        and not agent.noise_steps
-        and agent.noise_start != agent.noise_final
-    ):
+    falls = "noise_start" in overrides and agent.noise_start != agent.noise_final
+    if falls and not agent.noise_steps:
         raise ValueError(
             f"noise_start is {agent.noise_start:g}, and says nothing while noise_steps is 0: noise "
             f"is noise_final, {agent.noise_final:g}, from the first step"

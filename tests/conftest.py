@@ -6,5 +6,6 @@ import os
 
 import torch
 
+torch.set_num_threads(1)  # the tests themselves run in parallel
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from agents.graph import Forward
 from agents.linear import Linear
 from agents.noisy import NoisyLinear, resample, silence
-from agents.optimizer import take_up
+from agents.optimizer import limit, take_up
 from agents.perception import Eyes, features, learnable, perceive
 from agents.precision import computes_bf16
 from agents.rmsprop import CentredRMSprop
@@ -288,7 +288,8 @@ class DQN:
         self.optimizer.zero_grad(set_to_none=True)
         mean.backward()
         if config.max_grad_norm:
-            nn.utils.clip_grad_norm_(online.parameters(), config.max_grad_norm)
+            on_host = self.device.type == "cpu"
+            limit(online.parameters(), config.max_grad_norm, ask=on_host)
         self.optimizer.step()
         return {"loss": mean.detach(), "q": online.q(out.detach()).amax(1).mean()}, error
 

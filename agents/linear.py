@@ -23,11 +23,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """nn.Linear that computes in the type of its input."""
+    """nn.Linear that computes in the type of its input.
+
+    On the CPU a layer that doesn't learn, such as a target network's, rounds its weights when they
+    change rather than at every call.
+    """
+
+    _rounded: tuple[object, Tensor, Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_features) -> (B, out_features), of the same type."""
-        return linear(input, self.weight, self.bias)
+        weight, bias = self.weight, self.bias
+        if input.dtype == weight.dtype or weight.requires_grad or weight.device.type != "cpu":
+            return linear(input, weight, bias)
+        version = input.dtype, weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
+        if self._rounded is None or self._rounded[0] != version:
+            self._rounded = version, weight.to(input.dtype), bias.to(input.dtype)
+        return F.linear(input, *self._rounded[1:])
 
 
 class _Rounded(torch.autograd.Function):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from agents import dqn
 from agents.dqn import DQN, pick
 from agents.graph import Forward, Step
+from agents.optimizer import limit
 from configs.dqn import DQNConfig
 from replay import Field, PrioritizedReplay
 from tests.replay.test_kernels import NoSync
@@ -75,8 +77,9 @@ def test_a_step_is_its_parts(switches: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
-def test_nothing_in_a_step_waits(switches: dict[str, Any]) -> None:
+def test_nothing_in_a_step_waits(switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole of it, on the replay of tensors that a device would have."""
+    monkeypatch.setattr(dqn, "limit", lambda own, most, ask: limit(own, most, ask=False))
     learner = agent(switches)
     step = Step(learner, filled(backend="torch"), 8)
     step()  # the optimiser's state is made, and the replay seen to be ready

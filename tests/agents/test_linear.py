@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,3 +42,22 @@ def test_bf16_gives_float32_gradients_laid_out_like_the_parameters() -> None:
 def test_a_bias_that_does_not_fit_is_refused() -> None:
     with pytest.raises(RuntimeError):
         linear(torch.randn(2, 3).bfloat16(), torch.randn(4, 3), torch.randn(5))
+
+
+def test_a_layer_that_does_not_learn_follows_its_weights() -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(6, 4).requires_grad_(False), torch.randn(3, 6).bfloat16()
+    for change in (
+        lambda: None,
+        lambda: layer.weight.mul_(2),
+        lambda: layer.load_state_dict(Linear(6, 4).state_dict()),
+        lambda: setattr(layer.weight, "data", torch.randn(4, 6)),
+        lambda: layer.bias.add_(1),
+    ):
+        change()
+        for _ in range(2):
+            want = F.linear(x, layer.weight.bfloat16(), layer.bias.bfloat16())
+            assert torch.equal(layer(x), want)
+    copied = copy.deepcopy(layer)
+    copied.weight.zero_()
+    assert torch.equal(copied(x), layer.bias.bfloat16().expand(3, 4))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from agents.exploration import Noise
 from agents.graph import Forward
 from agents.heads import Layers
+from agents.linear import settle
 from agents.optimizer import take_up
 from agents.perception import Eyes, features, images, learnable, perceive
 from agents.polyak import polyak
@@ -174,7 +175,7 @@ class DDPG:
             online = ActorCritic(config, observation_shape, action_size, bf16, pretrained)
         self.report = online.report
         self.online = online.to(self.device).eval()
-        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.target = settle(copy.deepcopy(self.online).requires_grad_(False))
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.explorer = np.random.Generator(np.random.PCG64(seed))
         self.noise = Noise(config.noise, config.ou_theta)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.graph import Forward
-from agents.linear import Linear
+from agents.linear import Linear, settle
 from agents.noisy import NoisyLinear, resample, silence
 from agents.optimizer import limit, take_up
 from agents.perception import Eyes, features, learnable, perceive
@@ -168,7 +168,7 @@ class DQN:
             online = QNetwork(config, observation_shape, num_actions, bf16, pretrained)
         self.report = online.report
         self.online = online.to(self.device).eval()
-        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.target = settle(copy.deepcopy(self.online).requires_grad_(False))
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.explorer = np.random.Generator(np.random.PCG64(seed))
         self.optimizer = _optimizer(config, self.online)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -23,23 +25,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """nn.Linear that computes in the type of its input.
+    """nn.Linear that computes in the type of its input."""
 
-    On the CPU a layer that doesn't learn, such as a target network's, rounds its weights when they
-    change rather than at every call.
-    """
-
+    settled = False
+    """Whether weights are rounded when they change, rather than at every call; see `settle`."""
     _rounded: tuple[object, Tensor, Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_features) -> (B, out_features), of the same type."""
         weight, bias = self.weight, self.bias
-        if input.dtype == weight.dtype or weight.requires_grad or weight.device.type != "cpu":
+        if input.dtype == weight.dtype or not self.settled or weight.device.type != "cpu":
             return linear(input, weight, bias)
         version = input.dtype, weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
         if self._rounded is None or self._rounded[0] != version:
             self._rounded = version, weight.to(input.dtype), bias.to(input.dtype)
         return F.linear(input, *self._rounded[1:])
+
+
+def settle(network: N) -> N:
+    """Have a target network round its weights once a change, on the CPU; returns it.
+
+    Only for what copies change: torch's fused optimisers leave no sign of their steps, and no
+    gradient reaches a settled layer's weights.
+    """
+    for layer in network.modules():
+        if isinstance(layer, Linear):
+            layer.settled = True
+    return network
 
 
 class _Rounded(torch.autograd.Function):

@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from agents.linear import Linear, linear
+from agents.linear import Linear, linear, settle
+from agents.polyak import polyak
 
 
 def test_float32_is_the_plain_layer() -> None:
@@ -44,15 +46,31 @@ def test_a_bias_that_does_not_fit_is_refused() -> None:
         linear(torch.randn(2, 3).bfloat16(), torch.randn(4, 3), torch.randn(5))
 
 
-def test_a_layer_that_does_not_learn_follows_its_weights() -> None:
+def test_a_layer_follows_an_optimiser_that_leaves_no_sign() -> None:
     torch.manual_seed(0)
-    layer, x = Linear(6, 4).requires_grad_(False), torch.randn(3, 6).bfloat16()
+    layer, x = Linear(6, 4), torch.randn(3, 6).bfloat16()
+    optimizer = torch.optim.Adam(layer.parameters(), 0.1, fused=True)
+    for _ in range(2):
+        layer.requires_grad_(False)  # as critics are while the actor learns from them
+        want = F.linear(x, layer.weight.bfloat16(), layer.bias.bfloat16())
+        assert torch.equal(layer(x), want)
+        layer.requires_grad_(True)
+        layer(x).float().sum().backward()
+        optimizer.step()
+
+
+def test_a_settled_layer_follows_what_is_copied_into_it() -> None:
+    torch.manual_seed(0)
+    layer = settle(nn.Sequential(Linear(6, 4)).requires_grad_(False))[0]
+    x = torch.randn(3, 6).bfloat16()
+    assert layer.settled
     for change in (
         lambda: None,
         lambda: layer.weight.mul_(2),
         lambda: layer.load_state_dict(Linear(6, 4).state_dict()),
         lambda: setattr(layer.weight, "data", torch.randn(4, 6)),
         lambda: layer.bias.add_(1),
+        lambda: polyak(layer, Linear(6, 4), 0.5),
     ):
         change()
         for _ in range(2):

@@ -10,17 +10,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from agents.latency import Durations
 from agents.live_config import LiveConfig
-from agents.player import Player
 from envs.camera.feed import Camera, Frame
 from envs.camera.sinks import Sink
 from envs.camera.sinks import now as unix_time
 from envs.camera.view import View
+
+if TYPE_CHECKING:
+    from agents.player import Player
 
 _SLICE = 0.05
 """Seconds between looks at the feed's health while no picture comes."""
@@ -215,8 +217,11 @@ class Live:
         self.counts["dropped"] += 1
         if self._sink_since is None:
             self._sink_since = now
-            self._tell(f"action dropped: {self.sink.fault}")
-        if self.sink.hopeless or now - self._sink_since > self.config.limit:
+            if not self.sink.hopeless:
+                self._tell(f"action dropped: {self.sink.fault}")
+        if self.sink.hopeless:
+            raise ConnectionError(f"the sink takes no actions: {self.sink.fault}")
+        if now - self._sink_since > self.config.limit:
             raise ConnectionError(
                 f"the sink stayed away for {now - self._sink_since:.1f} s: {self.sink.fault}"
             )
@@ -251,6 +256,7 @@ class Live:
             "seconds": round(seconds, 3),
             "rate": self.config.rate,
             "reached": round(self.counts["actions"] / seconds, 2),
+            "camera_rate": round(self.camera.rate, 2),
             "messages": {name: self.counts[name] for name in names},
             "age_ms": self.age.summary(),
             "inference_ms": self.inference.summary(),

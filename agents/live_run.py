@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -10,24 +11,27 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from agents import config as configuration
 from agents.errors import StorageError
 from agents.live import Live, declared
 from agents.live_config import LiveConfig, ViewConfig
-from agents.player import Player, load
 from agents.process import stoppable, write_text
 from agents.record import Recorder, Watcher
 from envs.camera.feed import Feed, open_camera
 from envs.camera.sinks import open_sink
 from envs.camera.view import Lens, View, lens, saved
 
+if TYPE_CHECKING:
+    from agents.player import Player
+
 HEADROOM = 1.1
-"""Periods that an action may take, as a share of what it takes when nothing else runs."""
+"""Time that an action is given, as a multiple of what it takes when nothing else runs."""
+ATTEMPTS = 3
+"""Times that a speed is measured before a rate is refused: something else may have run."""
 
 
 def run_live(
@@ -55,21 +59,27 @@ def run_live(
     chosen = configuration.load(folder)
     line = Line()
     with ExitStack() as stack:
+        # camera and sink first: what is wrong with them is known before the agent is loaded
+        feed = open_camera(source, stale=config.stale, frozen=config.frozen)
+        stack.enter_context(feed)
+        _see(feed, view)
+        sink = open_sink(config.sink, token=config.token)
+        stack.callback(sink.close)
+        pace = f" at {feed.rate:g} frames/s" if feed.rate else ""
+        line.tell(f"camera {feed.name}: {_size(feed.shape)}{pace}; loading the agent")
+        from agents.player import load
+
         player = load(folder)
         _require_image(player, folder)
         explained = load(folder) if explain else None
-        feed = open_camera(source, stale=config.stale, frozen=config.frozen)
-        stack.enter_context(feed)
         zero = _check_fit(player, feed, view)
         _check_safe_action(player, config, zero)
-        sink = open_sink(config.sink, token=config.token)
-        stack.callback(sink.close)
         live = Live(player, feed, view, sink, config, zero=zero, tell=line.tell)
         _check_rate(live, chosen.run.threads)
         recorder, watcher = _watch(stack, explained, view, feed, record, show, line.tell)
         live.watch = watcher
-        line.tell(f"{feed.name}: {_size(feed.shape)} at {feed.rate:.0f} frames/s; actions to "
-                  f"{config.sink}; Ctrl-C ends it")  # fmt: skip
+        asked = f"{config.rate:g}/s" if config.rate else "one for each picture"
+        line.tell(f"actions to {config.sink}, {asked}; Ctrl-C ends it")
         fault: ConnectionError | None = None
         with stoppable() as stop:
             stack.callback(line.close)
@@ -98,13 +108,21 @@ def run_live(
 def agents_view(folder: Path, given: View | None) -> View:
     """The view that an agent acts through: its own, or the given one where it has none.
 
-    Raises ValueError, naming what differs, where both are there and are not one.
+    Raises ValueError, naming what differs, where something is given that is not so in its own.
     """
     own = saved(folder)
-    if own is None:
-        return given or View()
-    if given is not None and (told := View(own.source, *_steps(given)).differences(own)):
-        raise ValueError(f"this agent was trained through another view: {told} in training")
+    if own is None or given is None:
+        return own or given or View()
+    plain, found = View(), []
+    for name in ("undistort", "crop", "mirror", "grey", "resize"):
+        here, there = getattr(given, name), getattr(own, name)
+        if here not in (getattr(plain, name), there):
+            found.append(f"{name} was {_told(there)}, not {_told(here)}")
+    if found:
+        raise ValueError(
+            f"the agent brings the view that it was trained through, where {', '.join(found)}; "
+            "leave that out"
+        )
     return own
 
 
@@ -223,12 +241,17 @@ def _require_image(player: Player, folder: Path) -> None:
         )
 
 
-def _check_fit(player: Player, feed: Feed, view: View) -> Any:
-    """The action that does nothing, once the agent has seen a picture; ValueError if it can't."""
+def _see(feed: Feed, view: View) -> np.ndarray:
+    """What the view makes of the newest picture; ValueError, naming its size, if it can't."""
     try:
-        seen = view(feed.latest().image)
+        return view(feed.latest().image)
     except ValueError as error:
         raise ValueError(f"camera pictures of {_size(feed.shape)}: {error}") from None
+
+
+def _check_fit(player: Player, feed: Feed, view: View) -> Any:
+    """The action that does nothing, once the agent has seen a picture; ValueError if it can't."""
+    seen = _see(feed, view)
     try:
         action: Any = player.act(seen)
     except ValueError as error:
@@ -248,18 +271,22 @@ def _check_fit(player: Player, feed: Feed, view: View) -> Any:
 
 def _check_rate(live: Live, threads: int) -> None:
     """Take as many threads as are fastest for one picture, where the run was given none."""
-    cores = os.cpu_count() or 1
-    speeds = {}
-    for number in [threads] if threads else sorted({1, cores}):
-        torch.set_num_threads(number)
-        speeds[number] = live.speed()
-    best = min(speeds, key=lambda number: speeds[number])
-    torch.set_num_threads(best)
-    took, rate = speeds[best], live.config.rate
-    if rate and took * HEADROOM > 1 / rate:
+    import torch
+
+    rate = live.config.rate
+    speeds: dict[int, float] = {}
+    for _ in range(ATTEMPTS):
+        for number in [threads] if threads else sorted({1, os.cpu_count() or 1}):
+            torch.set_num_threads(number)
+            speeds[number] = min(live.speed(), speeds.get(number, math.inf))
+        took = HEADROOM * min(speeds.values())
+        if not rate or took <= 1 / rate:
+            break
+    torch.set_num_threads(min(speeds, key=lambda number: speeds[number]))
+    if rate and took > 1 / rate:
         raise ValueError(
-            f"rate is {rate:g}; this machine reaches {1 / (took * HEADROOM):.0f} actions a second "
-            f"with this agent ({1e3 * took:.1f} ms each)"
+            f"rate is {rate:g}; this machine reaches {1 / took:.0f} actions a second with this "
+            f"agent, {1e3 * took:.1f} ms each; --rate 0 takes what it gives"
         )
 
 
@@ -288,8 +315,13 @@ def _bounds(player: Player) -> tuple[np.ndarray, np.ndarray]:
     return player.own_action(-ones), player.own_action(ones)
 
 
-def _steps(view: View) -> tuple[Any, ...]:
-    return view.undistort, view.crop, view.mirror, view.grey, view.resize
+def _told(value: Any) -> str:
+    """A view's value, about as the command line has it."""
+    if isinstance(value, Lens):
+        return f"a lens with fx {value.matrix[0]:g}"
+    if isinstance(value, tuple):
+        return _size(value) if len(value) == 2 else ",".join(map(str, value))
+    return "set" if value else "unset"
 
 
 def _new_report(folder: Path) -> Path:
@@ -314,9 +346,11 @@ def _size(shape: tuple[int, ...]) -> str:
 def _text(result: dict[str, Any]) -> str:
     messages, ends = result["messages"], {"ended": "the feed ended", "time": "time is up"}
     asked = f" of {result['rate']:g} asked" if result["rate"] else ""
+    camera = f"the camera gave {result['camera_rate']:.1f} frames/s"
+    again = f" ({messages['repeats']:,} repeats: {camera})" if messages["repeats"] else ""
     parts = [
         f"{ends.get(result['end'], result['end'])} after {result['seconds']:.1f} s: "
-        f"{messages['actions']:,} actions, {result['reached']:.1f}/s{asked}"
+        f"{messages['actions']:,} actions, {result['reached']:.1f}/s{asked}{again}"
     ]
     for name, key in (("age", "age_ms"), ("inference", "inference_ms"),
                       ("end to end", "end_to_end_ms")):  # fmt: skip

@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from agents.live import Acted
-from agents.player import Player
 from envs.camera.view import View
+
+if TYPE_CHECKING:
+    from agents.player import Player
 
 HEIGHT = 420
 """Least height of a picture, in pixels; small ones are enlarged by a whole factor."""
@@ -147,7 +148,7 @@ class Watcher:
     def _draw(self, turn: Acted) -> np.ndarray:
         image = turn.frame.image
         player = self._explain
-        if player is None or not isinstance(turn.seen, Tensor):
+        if player is None or turn.seen is None:
             text = f"{'SAFE ' if turn.safe else ''}action {_told(turn.action)}"
             return overlay(image, f"{text}   frame {turn.frame.number}", safe=turn.safe)
         from agents.explain import look, still

@@ -12,6 +12,7 @@ from envs.camera.env import CameraEnv
 from envs.camera.view import FILE, View, saved
 from envs.find import find_callable
 from envs.make import resolve
+from envs.vector import VectorEnv
 
 
 def single(chosen: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
@@ -48,3 +49,10 @@ def keep_view(run_dir: Path, env: Any) -> None:
         write_text(run_dir / FILE, view.to_json())
     elif told := view.differences(before):
         raise ValueError(f"{run_dir} was trained through another view: {told} there")
+
+
+def pace(env: VectorEnv) -> str:
+    """What a run says of an evaluation that lasts as long as its rig takes; empty for others."""
+    if not isinstance(getattr(env, "view", None), View):
+        return ""
+    return f" on the rig, in real time at {env.frame_rate:g} steps/s"

@@ -21,6 +21,7 @@ from agents.log import Logger
 from agents.loop import Agent, Tick, evaluate, observation_field, train
 from agents.player import Player
 from agents.process import locked, stoppable, write_text
+from agents.rig import pace
 from configs.loader import to_dict
 from envs import EnvFault, make
 from envs.vector import VectorEnv
@@ -249,7 +250,7 @@ class Session:
     def _evaluate(self, log: Logger, stop: threading.Event) -> dict[str, Any] | None:
         """Evaluate, write the score down and return it; None where `stop` came before the end."""
         run = self.config.run
-        log.message(f"evaluating {counted(run.eval_episodes, 'episode')} ...")
+        log.message(f"evaluating {counted(run.eval_episodes, 'episode')}{pace(self.env)} ...")
         env = make(
             self.config.env,
             seed=derive(run.seed, SEED_EVAL),

@@ -6,6 +6,8 @@ The rig is a simulator behind a network camera; put your own camera and motors i
     agents train dqn --env examples.camera_rig:CatchRig --steps 20_000 --learning-starts 1_000 \
         --replay-capacity 20_000 --epsilon-steps 8_000 --update-every 1 --no-distributional
 
+RIG_CAMERA and RIG_SINK in the environment name another camera and sink than port 8090's.
+
 The reward comes from the picture alone, as it must on a rig of one's own.
 """
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import av
 
-from tests.stream import flat
+from tests.stream import Server, flat
 
 SDP = (
     "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=test\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
@@ -28,7 +28,7 @@ def encoder() -> av.VideoCodecContext:
     return made
 
 
-class RtspStream:
+class RtspStream(Server):
     """Serves flat pictures, one grey level after the other, to each who plays rtsp://.
 
     password  "user:password" that is asked for
@@ -40,35 +40,8 @@ class RtspStream:
         self.value = self.plays = 0
         """Grey level of the newest picture sent, in [0, 250), and times that the stream began."""
         self._rate, self._password = rate, base64.b64encode(password.encode()).decode()
-        self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self.port = self._listener.getsockname()[1]
+        super().__init__(port)
         self.url = f"rtsp://127.0.0.1:{self.port}/x"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> RtspStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop listening, and drop every connection."""
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.drop()
-
-    def drop(self) -> None:
-        """Drop every connection; new ones are welcome."""
-        for connection in self._open:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self._open.append(connection)
-                threading.Thread(target=self._serve, args=[connection], daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         pending = b""

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from typing import Self
 
 import cv2
 import numpy as np
@@ -21,25 +22,17 @@ def flat(value: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
     return np.full((*size, 3), value, np.uint8)
 
 
-class Stream:
-    """Serves flat pictures, one grey level after the other, to each who connects.
+class Server:
+    """Listens on this machine, and serves each connection in a thread, until it is closed."""
 
-    faults, by name: "" well, "silent" (connected, nothing sent), "still" (one picture again and
-    again), "half" (JPEGs cut in the middle), "size" (pictures of another size), "noise" (no JPEGs)
-    """
-
-    def __init__(self, rate: float = 50.0, port: int = 0) -> None:
-        self.fault = ""
-        self.rate = rate
+    def __init__(self, port: int = 0) -> None:
         self.connections = 0
         self._open: list[socket.socket] = []
-        self._closing = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", port), reuse_port=False)
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/stream.mjpg"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,7 +40,6 @@ class Stream:
 
     def close(self) -> None:
         """Stop listening, and drop every connection."""
-        self._closing.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -61,14 +53,30 @@ class Stream:
         self._open.clear()
 
     def _accept(self) -> None:
-        while not self._closing.is_set():
-            try:
+        with suppress(OSError):
+            while True:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self._open.append(connection)
-            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+                self.connections += 1
+                self._open.append(connection)
+                threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        """Talk to one of those who connected; an OSError ends it."""
+        raise NotImplementedError
+
+
+class Stream(Server):
+    """Serves flat pictures, one grey level after the other, to each who connects.
+
+    faults, by name: "" well, "silent" (connected, nothing sent), "still" (one picture again and
+    again), "half" (JPEGs cut in the middle), "size" (pictures of another size), "noise" (no JPEGs)
+    """
+
+    def __init__(self, rate: float = 50.0, port: int = 0) -> None:
+        self.fault = ""
+        self.rate = rate
+        super().__init__(port)
+        self.url = f"http://127.0.0.1:{self.port}/stream.mjpg"
 
     def _serve(self, connection: socket.socket) -> None:
         with suppress(OSError), connection:
@@ -78,7 +86,7 @@ class Stream:
                 b"Content-Type: multipart/x-mixed-replace; boundary=cut\r\n\r\n--cut\r\n"
             )
             value = 0
-            while not self._closing.is_set():
+            while True:
                 fault = self.fault
                 value = value if fault == "still" else (value + 1) % 250
                 picture = flat(value, (20, 30) if fault == "size" else (48, 64))

@@ -1,7 +1,10 @@
 """The receiving end: actions that arrive as lines of JSON, of which the newest counts.
 
 Whoever can reach the port can send anything, so every message has a size limit, is checked against
-the action space, and where a token is asked for, must bring it. What fails is dropped and counted.
+the action space, and where a token is asked for, must bring it. What fails is dropped, counted, and
+answered with a line of its own, so that the sender knows:
+
+    {"refused": "token", "why": "its token is missing or wrong"}
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -29,6 +32,18 @@ CONNECTIONS = 16
 """Connections at a time."""
 IDLE = 60.0
 """Seconds after which a silent connection is closed."""
+
+
+class Refusal(NamedTuple):
+    """Why a message was dropped."""
+
+    kind: str
+    """long, malformed, token or action."""
+    why: str
+
+    def line(self) -> bytes:
+        """The answer to its sender."""
+        return json.dumps({"refused": self.kind, "why": self.why}).encode() + b"\n"
 
 
 class Inbox:
@@ -62,55 +77,57 @@ class Inbox:
         """The action for one lane: (1,) integers from 0, or (1, *shape) floats."""
         return np.asarray(self._newest)[None]
 
-    def take(self, message: bytes) -> str:
-        """Take one message; returns why it was dropped, empty where it was taken."""
-        kind, why = self._check(message)
+    def take(self, message: bytes) -> Refusal | None:
+        """Take one message; returns why it was dropped, None where it was taken."""
+        refusal = self._check(message)
         with self._lock:
-            self.counts[kind] += 1
+            self.counts[refusal.kind if refusal else "taken"] += 1
             now = time.monotonic()
-            if kind == "taken":
+            if refusal is None:
                 self.fresh.set()
             elif now - self._told >= 1:
                 self._told = now
                 dropped = sum(self.counts.values()) - self.counts["taken"]
-                self._tell(f"action dropped ({dropped:,} so far): {why}")
-        return why
+                self._tell(f"action dropped ({dropped:,} so far): {refusal.why}")
+        return refusal
 
-    def _check(self, message: bytes) -> tuple[str, str]:
+    def _check(self, message: bytes) -> Refusal | None:
         if len(message) > MAX_MESSAGE:
-            return "long", f"it is longer than {MAX_MESSAGE} bytes"
+            return Refusal("long", f"it is longer than {MAX_MESSAGE} bytes")
         try:
             content = json.loads(message)
         except (ValueError, RecursionError):
-            return "malformed", f"it is no JSON: {message[:40]!r}"
+            return Refusal("malformed", f"it is no JSON: {message[:40]!r}")
         if not isinstance(content, dict) or "action" not in content:
-            return "malformed", 'it is no object with an "action"'
+            return Refusal("malformed", 'it is no object with an "action"')
         if self._token:
             token = content.get("token")
             given = token.encode("utf-8", "replace") if isinstance(token, str) else b""
             if not hmac.compare_digest(given, self._token):
-                return "token", "its token is missing or wrong"
-        return self._check_action(content["action"])
+                return Refusal("token", "its token is missing or wrong")
+        wrong = self._take_action(content["action"])
+        return Refusal("action", wrong) if wrong else None
 
-    def _check_action(self, own: Any) -> tuple[str, str]:
+    def _take_action(self, own: Any) -> str:
+        """Make it the newest; returns what is wrong with it, empty where nothing is."""
         space = self._actions.space
         if isinstance(space, gymnasium.spaces.Discrete):
             if isinstance(own, bool) or not isinstance(own, int):
-                return "action", f"action is {str(own)[:40]!r}; expected a whole number"
+                return f"action is {str(own)[:40]!r}; expected a whole number"
             action = self._actions.agent(own)
             if not 0 <= action < space.n:
                 first, last = self._actions.own(0), self._actions.own(int(space.n) - 1)
-                return "action", f"action is {own}; expected {first} to {last}"
+                return f"action is {own}; expected {first} to {last}"
             self._newest = action
-            return "taken", ""
+            return ""
         try:
             array = np.asarray(own, np.float64)
             if not np.isfinite(array).all():
-                return "action", "action holds NaN or infinity"
+                return "action holds NaN or infinity"
             self._newest = np.asarray(self._actions.agent(array), np.float32)
         except (TypeError, ValueError, OverflowError) as error:
-            return "action", f"action is {str(own)[:40]!r}; expected numbers ({error})"
-        return "taken", ""
+            return f"action is {str(own)[:40]!r}; expected numbers ({error})"
+        return ""
 
 
 class ActionPort:
@@ -122,7 +139,9 @@ class ActionPort:
             self._listener = socket.create_server((host, port))
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise ConnectionError(f"port {port} on {host}: {why}") from None
+            raise ConnectionError(
+                f"action port {port} on {host}: {why}; --action-port gives another, 0 any free one"
+            ) from None
         self.port = int(self._listener.getsockname()[1])
         self._slots = threading.Semaphore(CONNECTIONS)
         self._open: set[socket.socket] = set()
@@ -163,9 +182,9 @@ class ActionPort:
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
                     if line.strip():
-                        self._inbox.take(line)
+                        self._take(line, connection)
                 if len(pending) > MAX_MESSAGE:  # a line without an end: nothing after it is sure
-                    self._inbox.take(pending)
+                    self._take(pending, connection)
                     return
         except OSError:
             pass
@@ -174,3 +193,8 @@ class ActionPort:
                 self._open.discard(connection)
             connection.close()
             self._slots.release()
+
+    def _take(self, line: bytes, connection: socket.socket) -> None:
+        if refusal := self._inbox.take(line):
+            with suppress(BlockingIOError):  # a sender that reads no answers gets none
+                connection.send(refusal.line(), socket.MSG_DONTWAIT)

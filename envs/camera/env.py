@@ -295,7 +295,9 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             self._away_since = None
             return True
         self._away_since = now if self._away_since is None else self._away_since
-        if raises and (self._sink.hopeless or now - self._away_since > self._timeout):
+        if raises and self._sink.hopeless:
+            raise ConnectionError(f"the sink takes no actions: {self._sink.fault}")
+        if raises and now - self._away_since > self._timeout:
             raise ConnectionError(f"the sink stayed away: {self._sink.fault}")
         return False
 

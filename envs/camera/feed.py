@@ -9,7 +9,7 @@ import atexit
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,10 @@ from envs.camera.sources import Picture, Source, SourceEnded, SourceLost, opener
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 """Seconds before the first attempt to reconnect, and at most; each wait doubles the last."""
+RATED = 50
+"""Pictures over which a camera's rate is told, at most."""
+LEAST_RATED = 0.5
+"""Seconds of pictures from which on it is told."""
 
 
 class Frame(NamedTuple):
@@ -51,7 +55,7 @@ class Camera(Protocol):
 
     @property
     def rate(self) -> float:
-        """Pictures a second over the last seconds."""
+        """Pictures a second over the last seconds; 0 while too few came to tell."""
         ...
 
     @property
@@ -112,7 +116,8 @@ class Feed:
         self._frame: Frame | None = None
         self._read_last = 0
         self._moved_at = 0.0  # when a picture last differed from the one before
-        self._gap = 0.0  # mean seconds between pictures, over the last ten or so
+        self._arrivals: deque[float] = deque(maxlen=RATED)
+        self._pace = 0.0  # pictures a second that a file asks for
         self._fault = ""
         self._refused: BaseException | None = None
         self._ended = False
@@ -174,8 +179,14 @@ class Feed:
 
     @property
     def rate(self) -> float:
-        """Pictures a second, over the last ten or so."""
-        return 1 / self._gap if self._gap else 0.0
+        """Pictures a second, over the newest fifty; 0 while too few came to tell.
+
+        Before a file plays, the rate that it will have.
+        """
+        with self._changed:
+            arrivals = tuple(self._arrivals)
+        took = arrivals[-1] - arrivals[0] if arrivals else 0.0
+        return (len(arrivals) - 1) / took if took >= LEAST_RATED else self._pace
 
     @property
     def ended(self) -> bool:
@@ -225,6 +236,7 @@ class Feed:
         source = self._source
         if self._frame is not None and source is not None and not source.live:
             self._frame = self._frame._replace(time=time.monotonic())
+            self._arrivals.clear()
 
     # What follows runs in the reader's thread.
 
@@ -259,8 +271,12 @@ class Feed:
         """Read until the source is lost; returns the wait before the next attempt."""
         due = time.monotonic()
         self._moved_at = math.inf  # whatever a new connection shows first is news
+        with self._changed:
+            self._arrivals.clear()
         if source.pace:
             self._stale = max(self._stale, 3 / source.pace)
+        if not source.live:
+            self._pace = source.pace
         while not self._stop.is_set():
             if not source.live and self._frame is not None and not self._begun.is_set():
                 self._begun.wait(0.05)
@@ -294,12 +310,10 @@ class Feed:
         first = self._moved_at == math.inf
         if last is None or first or not (tells and np.array_equal(picture.image, last.image)):
             self._moved_at = now
-        if last is not None:
-            gap = now - last.time
-            self._gap = gap if not self._gap else self._gap + 0.1 * (gap - self._gap)
         self.counts["frames"] += 1
         self._fault = ""
         with self._changed:
+            self._arrivals.append(now)
             self._frame = Frame(picture.image, 1 if last is None else last.number + 1, now)
             self._changed.notify_all()
 

@@ -182,9 +182,9 @@ def _handler(
             elif self.headers.get_content_type() != "application/json":
                 # a foreign page in the browser can post forms here, but no JSON unasked
                 self.send_error(415, "send application/json")
-            elif why := inbox.take(self.rfile.read(int(length))):
-                wrong = "token is missing or wrong" in why
-                self._answer("application/json", _json({"error": why}), 403 if wrong else 400)
+            elif refusal := inbox.take(self.rfile.read(int(length))):
+                code = 403 if refusal.kind == "token" else 400
+                self._answer("application/json", refusal.line(), code)
             else:
                 self._answer("application/json", b"{}")
 
@@ -221,7 +221,3 @@ def _handler(
                 broadcast.watchers -= 1
 
     return Handler
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content).encode()

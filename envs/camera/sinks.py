@@ -9,6 +9,12 @@ that never goes back (see `now`); `action` is the environment's own number, or a
 `frame` is the camera's picture that it answers, `age_ms` how old that was, and `safe` marks the
 safe action. `token` comes with it where the receiver asks for one.
 
+A receiver over TCP may answer a message that it doesn't take with a line, such as
+
+    {"refused": "action", "why": "action is 7; expected 0 to 3"}
+
+and what it refuses counts as dropped. "refused": "token" ends the run: no later one would be taken.
+
 Nothing is ever kept for later: an action that can't go out at once is dropped.
 """
 
@@ -30,6 +36,10 @@ Message = dict[str, Any]
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 """Seconds between attempts to reconnect; each wait doubles the last."""
+REFUSED = 1.0
+"""Seconds after a refusal for which what was sent counts as refused, too: answers come later."""
+MAX_ANSWER = 4096
+"""Bytes of an answer's line, at most."""
 _EPOCH = time.time() - time.monotonic()
 KINDS = ("stdout", "tcp://HOST:PORT", "udp://HOST:PORT", "module:function")
 
@@ -149,6 +159,8 @@ class TcpSink:
         self._family, self._address = _resolve(host, port, socket.SOCK_STREAM)
         self._socket: socket.socket | None = None
         self._connected = False
+        self._answer = b""  # a line of the other side's, so far
+        self._refusal, self._refused_at = "", -REFUSED
         self._wait, self._next = FIRST_WAIT, 0.0
 
     def connect(self, timeout: float) -> None:
@@ -164,7 +176,7 @@ class TcpSink:
 
     def send(self, message: Message) -> bool:
         """Send one line, if the connection stands and takes it whole."""
-        if not self._ready():
+        if self.hopeless or not self._ready():
             return False
         assert self._socket is not None
         line = _line(message, self._token)
@@ -179,8 +191,9 @@ class TcpSink:
         if sent < len(line):  # half a line would spoil the next
             self._lost("it doesn't keep up")
             return False
-        self.fault = ""
-        return True
+        refused = time.monotonic() - self._refused_at < REFUSED
+        self.fault = self._refusal if refused else ""
+        return not refused
 
     def close(self) -> None:
         """Close the connection; what was sent before still arrives."""
@@ -188,7 +201,7 @@ class TcpSink:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
             self._socket.close()
-        self._socket, self._connected = None, False
+        self._socket, self._connected, self._answer = None, False, b""
 
     def _ready(self) -> bool:
         """Whether the connection stands; makes a step towards it where it doesn't."""
@@ -215,19 +228,40 @@ class TcpSink:
         return True
 
     def _heard(self) -> bool:
-        """Whether the other side is still there; what it says is thrown away."""
+        """Whether the other side is still there, and takes what it gets."""
         assert self._socket is not None
         try:
             for _ in range(16):
-                if self._socket.recv(4096) == b"":
+                said = self._socket.recv(4096)
+                if said == b"":
                     self._lost("the other side closed the connection")
                     return False
+                *lines, rest = (self._answer + said).split(b"\n")
+                self._answer = rest[:MAX_ANSWER]
+                for line in lines:
+                    self._heed(line)
         except BlockingIOError:
             pass
         except OSError as error:
             self._lost(error.strerror or str(error))
             return False
-        return True
+        return not self.hopeless
+
+    def _heed(self, line: bytes) -> None:
+        """Take in an answer; what is no refusal is thrown away."""
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(answer, dict) or not isinstance(answer.get("refused"), str):
+            return
+        why = str(answer.get("why") or answer["refused"])
+        why = "".join(c if c.isprintable() else " " for c in why[:200])
+        self._refusal, self._refused_at = f"{self._name} refused it: {why}", time.monotonic()
+        if answer["refused"] == "token":
+            self._refusal += " (--token, or SIGHTLINE_TOKEN in the environment)"
+            self.hopeless = True
+        self.fault = self._refusal
 
     def _lost(self, why: str) -> None:
         self.close()

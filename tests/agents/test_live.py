@@ -25,7 +25,7 @@ from agents.live import Live
 from agents.live_config import LiveConfig, check
 from agents.live_run import agents_view
 from agents.start import create
-from envs.camera import View, open_camera, open_sink
+from envs.camera import Lens, View, open_camera, open_sink
 from envs.camera.actions import ActionPort, Inbox
 from envs.camera.feed import Feed
 from tests.envs.test_camera import film, until
@@ -145,7 +145,9 @@ def test_a_slow_camera_gets_its_action_repeated_and_a_fast_one_its_newest_pictur
     with Stream(rate=8) as slow, Stream(rate=400) as fast:
         run = start(slow.url, rate=50)
         assert until(lambda: run.acted() >= 6)
-        counts = run.finish()["messages"]
+        report = run.finish()
+        counts = report["messages"]
+        assert 5 < report["camera_rate"] < 9
         assert counts["repeats"] > 2 * counts["actions"] and counts["troubles"] == 0
         run = start(fast.url, rate=20)
         assert until(lambda: run.acted() >= 10)
@@ -223,6 +225,19 @@ def test_a_sink_that_breaks_drops_what_is_old_and_comes_back(start: Callable[...
         assert until(lambda: run.end)
     assert run.end.startswith("the sink stayed away for 0.3") and "broken" in run.end
     assert 0.3 < run.finish()["seconds"] < 5
+
+
+def test_a_receiver_that_refuses_the_token_ends_the_run_at_once(start: Callable[..., Run]) -> None:
+    inbox = Inbox(DISCRETE, "secret", tell=lambda _: None)
+    port = ActionPort(inbox, "127.0.0.1", 0)
+    with Stream() as stream, ExitStack() as stack:
+        sink = open_sink(f"tcp://127.0.0.1:{port.port}", token="wrong")
+        stack.callback(port.close)
+        stack.callback(sink.close)
+        run = start(stream.url, sink=sink, limit=60)
+        run.thread.join(10)
+    assert run.end.startswith("the sink takes no actions: ") and "token is missing" in run.end
+    assert inbox.counts["token"] > 0 and not inbox.counts["taken"] and not run.told
 
 
 def test_a_real_receiver_may_go_and_come_back(start: Callable[..., Run]) -> None:
@@ -400,7 +415,31 @@ def test_bad_input_is_one_line(
     code = cli.main(["run", str(agent), *(clip if word == "CLIP" else word for word in words)])
     out, err = capsys.readouterr()
     assert code == 2 and out == ""
-    assert err.startswith(f"agents: {line.replace('CLIP', clip)}") and err.count("\n") == 1
+    *before, last = err.splitlines()
+    assert last.startswith(f"agents: {line.replace('CLIP', clip)}")
+    assert before in ([], [f"camera {clip}: 48x64 at 60 frames/s; loading the agent"])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--sink", "tcp://127.0.0.1:9"], "sink tcp://127.0.0.1:9: Connection refused"),
+        (["--crop", "0,0,99,9"], "camera pictures of 48x64: crop (0, 0, 99, 9)"),
+    ],
+)
+def test_camera_and_sink_are_refused_before_the_agent_is_loaded(
+    agent: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    line: str,
+) -> None:
+    monkeypatch.setattr("agents.player.load", lambda _: pytest.fail("it was loaded"))
+    clip = str(film(tmp_path / "clip.mp4", 10))
+    assert cli.main(["run", str(agent), "--camera", clip, *words]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"agents: {line}") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -446,8 +485,18 @@ def test_a_rate_beyond_the_machine_says_what_it_reaches(
     monkeypatch.setattr(Live, "speed", lambda _: 0.02)
     clip = str(film(tmp_path / "clip.mp4", 10))
     assert cli.main(["run", str(agent), "--camera", clip, "--rate", "60", *FIT]) == 2
-    told = "agents: rate is 60; this machine reaches 45 actions a second with this agent (20.0 ms"
-    assert capsys.readouterr().err.startswith(told)
+    told = "agents: rate is 60; this machine reaches 45 actions a second with this agent, 22.0 ms"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(told)
+
+
+def test_a_noisy_moment_refuses_no_rate(
+    agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = iter([0.5, 0.5, 0.5])
+    monkeypatch.setattr(Live, "speed", lambda _: next(noisy, 0.001))
+    clip = str(film(tmp_path / "clip.mp4", 10))
+    assert cli.main(["run", str(agent), "--camera", clip, "--rate", "60", *FIT]) == 0
+    assert "the feed ended" in capsys.readouterr().err
 
 
 def test_an_agents_own_view_is_taken_and_another_refused(tmp_path: Path) -> None:
@@ -456,5 +505,9 @@ def test_an_agents_own_view_is_taken_and_another_refused(tmp_path: Path) -> None
     (tmp_path / "camera.json").write_text(own.to_json())
     assert agents_view(tmp_path, None) == own
     assert agents_view(tmp_path, View(None, None, (0, 0, 40, 60), False, True, (16, 20))) == own
-    with pytest.raises(ValueError, match=r"another view: grey is False here and True in training"):
-        agents_view(tmp_path, View(crop=(0, 0, 40, 60), resize=(16, 20)))
+    assert agents_view(tmp_path, View(resize=(16, 20))) == own  # what isn't given is its own
+    told = r"where mirror was unset, not set, resize was 16x20, not 8x9; leave that out"
+    with pytest.raises(ValueError, match=told):
+        agents_view(tmp_path, View(mirror=True, resize=(8, 9)))
+    with pytest.raises(ValueError, match=r"undistort was unset, not a lens with fx 9; leave that"):
+        agents_view(tmp_path, View(undistort=Lens((9, 0, 1, 0, 9, 1, 0, 0, 1))))

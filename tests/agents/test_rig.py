@@ -22,8 +22,8 @@ from agents.start import create, resume
 from envs.camera import CameraEnv, Frame, View, open_camera
 from envs.camera.sim import Sim
 from envs.camera.view import saved
-from envs.config import EnvConfig
 from tests.envs.test_camera import until
+from tests.sim import playing
 from tests.stream import flat
 
 RIG = "tests.agents.test_rig:Rig"
@@ -46,14 +46,8 @@ class Rig(CameraEnv):
 
 @pytest.fixture
 def sim() -> Iterator[Sim]:
-    sim = Sim(EnvConfig(env="tests.support:TaggedEnv"), rate=100, tell=lambda _: None)
-    stop = threading.Event()
-    thread = threading.Thread(target=sim.run, args=[stop])
-    thread.start()
-    yield sim
-    stop.set()
-    thread.join(5)
-    sim.close()
+    with playing("tests.support:TaggedEnv", rate=100) as sim:
+        yield sim
 
 
 BASE: dict[str, Any] = {
@@ -90,7 +84,7 @@ def test_an_agent_is_trained_and_acts_through_one_view(
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) > 3 and all(json.loads(line)["action"] in (0, 1, 2) for line in lines)
     assert cli.main([*words, "--mirror"]) == 2
-    assert "trained through another view: crop is None here" in capfd.readouterr().err
+    assert "where mirror was unset, not set; leave that out" in capfd.readouterr().err
 
 
 def test_a_rig_is_there_once(tmp_path: Path) -> None:

@@ -180,7 +180,16 @@ def test_a_stream_gives_the_newest_frame_and_its_age() -> None:
         assert newest is not None and newest.number >= first.number + 5  # no backlog
         assert newest.age < 0.5 and camera.trouble() == ""
         assert abs(int(newest.image[0, 0, 0]) - int(camera.latest().image[0, 0, 0])) < 10
+        assert camera.rate == 0  # two or three pictures tell nothing
         assert until(lambda: 50 < camera.rate < 150)
+
+
+def test_a_film_tells_its_rate_before_it_plays(tmp_path: Path) -> None:
+    with open_camera(str(film(tmp_path / "clip.mp4", 80))) as camera:
+        assert camera.rate == 60
+        while (frame := camera.read(1)) and frame.number < 60:
+            pass
+        assert 30 < camera.rate < 75
 
 
 def test_read_waits_for_the_next_frame_alone() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any
 
 import gymnasium
@@ -20,6 +20,7 @@ from envs.camera.actions import MAX_MESSAGE, ActionPort, Inbox
 from envs.camera.sim import Sim
 from envs.config import EnvConfig
 from tests.envs.test_camera import until
+from tests.sim import playing
 from tests.support import Tag, TaggedEnv
 
 DISCRETE = actions(gymnasium.spaces.Discrete(4, start=1), "env")
@@ -65,9 +66,10 @@ def port() -> Iterator[tuple[Inbox, ActionPort]]:
 def test_a_message_is_taken_or_counted(text: str, kind: str) -> None:
     told: list[str] = []
     inbox = Inbox(DISCRETE, "secret", tell=told.append)
-    why = inbox.take(text.encode("utf-8", "surrogatepass"))
+    refusal = inbox.take(text.encode("utf-8", "surrogatepass"))
     assert inbox.counts == {kind: 1}
-    assert (why == "") == (kind == "taken") == (not told)
+    assert (refusal.kind if refusal else "taken") == kind
+    assert (refusal is None) == (not told)
     assert inbox.newest().tolist() == ([3] if kind == "taken" else [0])
 
 
@@ -102,8 +104,10 @@ def test_a_line_without_an_end_closes_its_connection_alone(port: tuple[Inbox, Ac
     inbox, server = port
     good = open_sink(f"tcp://127.0.0.1:{server.port}", token="secret")
     with socket.create_connection(("127.0.0.1", server.port)) as bad:
-        bad.sendall(b"x" * (MAX_MESSAGE + 100))
-        assert bad.recv(1) == b""
+        bad.sendall(b"x" * (MAX_MESSAGE + 1))
+        with bad.makefile() as answers:  # then the connection is closed
+            (answer,) = [json.loads(line) for line in answers]
+        assert answer == {"refused": "long", "why": f"it is longer than {MAX_MESSAGE} bytes"}
     assert inbox.counts["long"] == 1
     with socket.create_connection(("127.0.0.1", server.port)) as split:
         line = json.dumps({**message(action=3), "token": "secret"}).encode() + b"\n"
@@ -124,6 +128,49 @@ def test_tcp_sends_lines_with_the_token(port: tuple[Inbox, ActionPort]) -> None:
     assert sink.send(message(action=2)) and sink.fault == ""
     assert until(lambda: inbox.counts["taken"] == 1)
     sink.close()
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_a_token_that_is_refused_is_hopeless(port: tuple[Inbox, ActionPort], token: str) -> None:
+    inbox, server = port
+    sink = open_sink(f"tcp://127.0.0.1:{server.port}", token=token)
+    sink.send(message(action=2))
+    assert until(lambda: not sink.send(message(action=2)))
+    assert sink.hopeless and "its token is missing or wrong (--token, or" in sink.fault
+    before = inbox.counts["token"]
+    assert not sink.send(message(action=2)) and inbox.counts["token"] == before > 0
+    sink.close()
+
+
+def test_what_is_refused_is_dropped_until_it_is_taken_again(
+    port: tuple[Inbox, ActionPort], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("envs.camera.sinks.REFUSED", 0.2)
+    inbox, server = port
+    sink = open_sink(f"tcp://127.0.0.1:{server.port}", token="secret")
+    assert sink.send(message(action=2))
+    assert until(lambda: not sink.send(message(action=17)))
+    assert "refused it: action is 17; expected 1 to 4" in sink.fault
+    assert until(lambda: sink.send(message(action=3))) and sink.fault == ""
+    assert not sink.hopeless and inbox.newest().tolist() == [2]
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"ok\n", b"[1]\n", b'{"refused": 3}\n', b"[" * 9_999 + b"\n", b"x" * 70_000, b"\xff\n"],
+)
+def test_other_answers_are_thrown_away(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sink = open_sink(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(answer)
+            time.sleep(0.05)
+            assert all(sink.send(message(n)) for n in range(8))
+            connection.sendall(b'\n{"refused": "x", "why": "red\\u001b[31m"}\n')
+            assert until(lambda: not sink.send(message())) and sink.fault.endswith("red [31m")
+        sink.close()
 
 
 def test_a_tcp_sink_reconnects_and_sends_nothing_old() -> None:
@@ -224,34 +271,26 @@ def tag(image: np.ndarray) -> Tag:
 
 @pytest.fixture
 def sim() -> Iterator[Callable[..., Sim]]:
-    running: list[tuple[Sim, threading.Event, threading.Thread]] = []
+    with ExitStack() as stack:
 
-    def start(**options: Any) -> Sim:
-        env = EnvConfig(env="tests.envs.test_camera_actions:Drawn")
-        sim, stop = Sim(env, tell=lambda _: None, **{"rate": 20, **options}), threading.Event()
-        thread = threading.Thread(target=sim.run, args=[stop])
-        thread.start()
-        running.append((sim, stop, thread))
-        return sim
+        def start(**options: Any) -> Sim:
+            env = "tests.envs.test_camera_actions:Drawn"
+            return stack.enter_context(playing(env, **{"rate": 20, **options}))
 
-    yield start
-    for sim, stop, thread in running:
-        stop.set()
-        thread.join(5)
-        sim.close()
+        yield start
 
 
 def post(sim: Sim, body: bytes, kind: str = "application/json") -> int:
-    connection = http.client.HTTPConnection(sim.page.split("/")[2], timeout=5)
-    connection.request("POST", "/action", body, {"Content-Type": kind})
-    return connection.getresponse().status
+    with closing(http.client.HTTPConnection(sim.page.split("/")[2], timeout=5)) as connection:
+        connection.request("POST", "/action", body, {"Content-Type": kind})
+        return connection.getresponse().status
 
 
 def get(sim: Sim, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(sim.page.split("/")[2], timeout=5)
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+    with closing(http.client.HTTPConnection(sim.page.split("/")[2], timeout=5)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 def test_the_loop_is_closed_over_sockets(sim: Callable[..., Sim]) -> None:
@@ -314,6 +353,9 @@ def test_a_camera_sim_listens_to_this_machine_alone(sim: Callable[..., Sim]) -> 
     port = int(running.page.split(":")[2].strip("/"))
     with pytest.raises(ConnectionError, match=f"port {port} on 127.0.0.1: .*in use; --port gives"):
         sim(port=port)
+    taken = int(running.actions.rpartition(":")[2])
+    with pytest.raises(ConnectionError, match=f"action port {taken} on 127.0.0.1: .*--action-port"):
+        sim(action_port=taken)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs.camera import CameraEnv, View
 from envs.camera import env as camera_env
+from tests.sim import playing
 from tests.stream import Stream, flat
 
 
@@ -257,3 +258,14 @@ def test_only_what_the_agent_did_not_choose_is_marked_safe(rig: Rig) -> None:
     env.step(2)
     env.close()
     assert marks == [(1, False), (2, False), (1, True)]
+
+
+def test_a_sink_that_refuses_the_token_ends_training_in_one_line(rig: Rig) -> None:
+    with playing("tests.support:TaggedEnv", rate=50, token="secret") as sim:
+        env = CameraEnv(rig.take, sim.actions, actions=3, view=VIEW, rate=25, timeout=30,
+                        reward=lambda *_: 0.0, token="wrong")  # fmt: skip
+        with pytest.raises(ConnectionError, match="the sink takes no actions: .* token is missing"):
+            env.reset()
+            for _ in range(50):
+                env.step(1)
+        env.close()

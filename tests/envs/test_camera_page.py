@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from envs.camera.sim import Sim
-from envs.config import EnvConfig
+from tests.sim import playing
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)
@@ -21,14 +19,8 @@ BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), No
 
 @pytest.fixture
 def page() -> Iterator[str]:
-    sim = Sim(EnvConfig(env="tests.support:TaggedEnv"), rate=10)
-    stop = threading.Event()
-    thread = threading.Thread(target=sim.run, args=[stop])
-    thread.start()
-    yield sim.page
-    stop.set()
-    thread.join(5)
-    sim.close()
+    with playing("tests.support:TaggedEnv", rate=10) as sim:
+        yield sim.page
 
 
 def screenshot(page: str, path: Path, wait: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from benchmarks.claims.shared import (
 from benchmarks.harness import report
 
 NETWORKS = {"without": "vgg11", "with BatchNorm": "vgg11_bn"}
-RATE, TIMES = 0.005, (1, 5, 30)
+RATE, TIMES = 0.002, (1, 5, 30)
 WIDTH, BATCH = 1 / 8, 32
 LOOKS = 20
 

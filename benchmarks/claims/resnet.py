@@ -29,7 +29,7 @@ from benchmarks.claims.shared import (
 from benchmarks.harness import report
 
 NETWORKS = ("plain20", "plain56", "resnet20", "resnet56")
-RATE, WIDTH, BATCH = 0.05, 1 / 2, 64
+RATE, WIDTH, BATCH = 0.02, 1 / 2, 64
 IMAGES, SIZE = 3_000, 16
 LOOKS = 10
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.harness import Row, half_interval
+from vision import recalibrate
 
 SHAPES = ("triangle", "parallelogram", "ellipse")
 CLASSES = [(i,) for i in range(3)] + list(combinations_with_replacement(range(3), 2))
@@ -26,6 +27,8 @@ CLASSES = [(i,) for i in range(3)] + list(combinations_with_replacement(range(3)
 TEST_IMAGES = 1_000
 MEAN, DEVIATION = 60.0, 62.0
 """Of the pixels, of 256 greys."""
+RECALIBRATED = 1_000
+"""Training images by which BatchNorm's statistics are set before a network is judged."""
 SUBPIXEL = 4
 """Bits of a coordinate below one pixel."""
 
@@ -120,6 +123,8 @@ def curve(
 ) -> list[float]:
     """Train to the last of `looks`; returns the error on `judged` after each.
 
+    BatchNorm is judged by its population statistics (Ioffe & Szegedy 2015, algorithm 2), of a
+    thousand images: while weights move fast, moving averages lag behind them.
     settles  let the learning rate fall to a hundredth, so that networks are compared that settled
     """
     steps, found = looks[-1], []
@@ -128,6 +133,8 @@ def curve(
         if decay is not None:
             decay.step()
         if step in looks:
+            if any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+                recalibrate(net, data.pixels[:RECALIBRATED].split(batch))
             found.append(error(net, judged))
     return found
 

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs import physics
 from envs.simulator import import_mujoco
 from envs.vector import Diverged
 
@@ -26,6 +27,8 @@ class Task(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def __init__(self, domain: str, task: str) -> None:
         self._env = suite().load(domain, task)
+        self._plain = physics.plain(self.model)
+        self._drawn = domain == "lqr"  # each of its models is drawn anew, as no seed repeats
         spec = self._env.action_spec()
         self.action_space = spaces.Box(
             np.broadcast_to(spec.minimum, spec.shape).astype(np.float64),
@@ -72,6 +75,25 @@ class Task(gymnasium.Env[np.ndarray, np.ndarray]):
             over and not terminated,
             {},
         )
+
+    def get_state(self) -> dict[str, Any] | None:
+        """Simulation, task, and what the task has altered in the model; None for lqr's."""
+        if self._drawn:
+            return None
+        random = self._env.task._random.get_state(legacy=False)
+        key = random["state"]["key"].tolist()
+        return {
+            "physics": physics.pack(self.model, self.data, self._plain),
+            "steps": self._env._step_count,
+            "over": self._env._reset_next_step,
+            "random": {**random, "state": {**random["state"], "key": key}},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where `get_state` stood, after a reset."""
+        physics.unpack(self.model, self.data, state["physics"])
+        self._env._step_count, self._env._reset_next_step = state["steps"], state["over"]
+        self._env.task._random.set_state(state["random"])
 
     def close(self) -> None:
         self._env.close()

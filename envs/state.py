@@ -1,9 +1,10 @@
 """The exact state of one Gymnasium environment, fit for JSON, where it can be had.
 
-An environment offers `get_state() -> dict` and `set_state(dict)`, in values that JSON can hold.
+An environment offers `get_state() -> dict` and `set_state(dict)`, in values that JSON can hold;
+None in place of the first's says that there is no such state.
 Gymnasium's classic control offers neither, but all that moves there are a few attributes, kept
-here. Beside them go the random generator and the count of a TimeLimit. Any other wrapper may hide
-state of its own, so there is none to be had.
+here; its MuJoCo environments are their simulation alone. Beside them go the random generator and
+the count of a TimeLimit. Any other wrapper may hide state of its own, so there is none to be had.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+from envs import physics
 from envs.simulator import Pixels, Repeat, Simulator
 
 # What moves in the classes of gymnasium.envs.classic_control.
@@ -42,7 +44,11 @@ def get_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
             ) from error
     elif _is_classic(inner):
         own = {name: _pack(getattr(inner, name)) for name in _CLASSIC[type(inner).__name__]}
+    elif _is_mujoco(inner):
+        own = physics.pack(inner.model, inner.data)
     else:
+        return None
+    if own is None:
         return None
     generator = inner._np_random
     return {
@@ -58,6 +64,8 @@ def set_state(env: gymnasium.Env[Any, Any], state: dict[str, Any]) -> None:
     if _is_classic(inner):
         for name in _CLASSIC[type(inner).__name__]:
             setattr(inner, name, _unpack(state["env"][name]))
+    elif _is_mujoco(inner):
+        physics.unpack(inner.model, inner.data, state["env"])
     else:
         inner.set_state(state["env"])
     if state["random"] is not None:
@@ -86,6 +94,12 @@ def _is_classic(inner: object) -> bool:
     return kind.__module__.startswith("gymnasium.envs.classic_control.") and (
         kind.__name__ in _CLASSIC
     )
+
+
+def _is_mujoco(inner: object) -> bool:
+    # version 5 alone: the older ones may differ; a subclass may hold more
+    kind = type(inner)
+    return kind.__module__.startswith("gymnasium.envs.mujoco.") and kind.__module__.endswith("_v5")
 
 
 def _pack(value: Any) -> Any:

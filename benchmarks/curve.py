@@ -59,9 +59,11 @@ def main() -> None:
     options = parser.parse_args()
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     rows = []
-    for run in options.runs:
-        steps, hours, scores = curve(run, options.bins)
-        axes[0].plot(steps / 1e6, scores, label=run.name)
+    curves = {run: curve(run, options.bins) for run in options.runs}
+    most = max(steps[-1] for steps, _, _ in curves.values())
+    unit, named = (1e6, "million") if most >= 5e5 else (1e3, "thousand")
+    for run, (steps, hours, scores) in curves.items():
+        axes[0].plot(steps / unit, scores, label=run.name)
         axes[1].plot(hours, scores, label=run.name)
         for step, hour, score in list(zip(steps, hours, scores, strict=True))[3::4]:
             rows.append(Row(f"{run.name} at {step:,.0f} steps", OURS, score, "mean score"))
@@ -71,7 +73,7 @@ def main() -> None:
             final = json.loads(result.read_text())
             rows.append(Row(f"{run.name}, evaluation", OURS, final["mean"], "mean score"))
             print(f"{run.name}: {final['text']}")
-    axes[0].set(xlabel="million agent steps", ylabel="score of training games")
+    axes[0].set(xlabel=f"{named} agent steps", ylabel="score of training games")
     axes[1].set(xlabel="hours")
     for axis in axes:
         axis.grid(alpha=0.3)

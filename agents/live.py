@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _SLICE = 0.05
 """Seconds between looks at the feed's health while no picture comes."""
+_SETTLED = 1.0
+"""Seconds without a fault after which a sink is told to be back."""
 _WARM = 12
 """Actions by which the machine's speed is told beforehand."""
 
@@ -78,6 +80,8 @@ class Live:
         self._last, self._number = zero, 0
         self._trouble_since: float | None = None
         self._sink_since: float | None = None
+        self._sink_told: float | None = None
+        self._sink_failed = 0.0
         self._seq = 0
 
     def speed(self) -> float:
@@ -210,15 +214,18 @@ class Live:
         }
         now = time.monotonic()
         if self.sink.send(message):
-            if self._sink_since is not None:
-                self._tell(f"the sink is back after {now - self._sink_since:.1f} s")
-                self._sink_since = None
+            if self._sink_told is not None and now - self._sink_failed > _SETTLED:
+                self._tell(f"the sink is back after {now - self._sink_told:.1f} s")
+                self._sink_told = None
+            self._sink_since = None
             return
         self.counts["dropped"] += 1
+        self._sink_failed = now
         if self._sink_since is None:
             self._sink_since = now
-            if not self.sink.hopeless:
-                self._tell(f"action dropped: {self.sink.fault}")
+        if self._sink_told is None and not self.sink.hopeless:  # else of a sink that comes and goes
+            self._sink_told = now
+            self._tell(f"action dropped: {self.sink.fault}")
         if self.sink.hopeless:
             raise ConnectionError(f"the sink takes no actions: {self.sink.fault}")
         if now - self._sink_since > self.config.limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,7 @@ def do_run(words: list[str]) -> None:
     film = video(given, "record")
     if "explain" in given and not film and "show" not in given:
         raise UsageError("--explain needs --record FILE.mp4 or --show to be seen in")
-    report = Path(given["report"]) if "report" in given else None
-    if report is not None:
-        _require_writable(given["report"])
+    report = _report(given["report"]) if "report" in given else None
     from agents.live_run import read_view, run_live
 
     view = read_view(ViewConfig(**read(ViewConfig, given)))
@@ -111,7 +110,7 @@ def do_camera_sim(words: list[str]) -> None:
         print(f"page     {sim.page}\ncamera   {sim.stream}\nactions  {sim.actions}", flush=True)
         if config.host not in ("127.0.0.1", "localhost", "::1") and not config.token:
             print("anybody who reaches this machine can act: --token asks for one", flush=True)
-        with stoppable() as stop:
+        with stoppable("its ports are closed") as stop:
             sim.run(stop, config.max_seconds or float("inf"))
     finally:
         sim.close()
@@ -119,15 +118,28 @@ def do_camera_sim(words: list[str]) -> None:
     print(f"{status['episodes']:,} episodes, {status['step']:,} steps, late {status['late']:,}")
 
 
-def _require_writable(report: str) -> None:
-    """UsageError where a report could not be written in the end."""
-    path = Path(report)
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"--report is {report!r}; there is no folder {str(path.parent)!r}")
-    if path.is_dir():
-        raise UsageError(f"--report is {report!r}; that is a folder, expected a file's name")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"--report is {report!r}; nothing can be written there")
+def _report(name: str) -> Path:
+    """The file that a report goes to; UsageError where it can't be written, or holds another thing.
+
+    A link is followed.
+    """
+    path = Path(name).resolve()
+    told = f"--report is {name!r}"
+    if not name.strip() or path.is_dir():
+        what = "that is a folder" if name.strip() else "it is empty"
+        raise UsageError(f"{told}; {what}, expected a file's name")
+    if not path.parent.is_dir():
+        raise UsageError(f"{told}; there is no folder {str(path.parent)!r}")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{told}; nothing can be written there")
+    if path.exists():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (OSError, ValueError):
+            kept = None
+        if not isinstance(kept, dict) or not {"camera", "sink", "end"} <= kept.keys():
+            raise UsageError(f"{told}, which is there and is no report; name another file")
+    return path
 
 
 def _filled(config: type[Any], given: dict[str, Any]) -> Any:

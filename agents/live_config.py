@@ -25,7 +25,8 @@ class LiveConfig:
     stale: float = 0.5
     """Seconds without a picture after which the safe action goes out."""
     frozen: float = 5.0
-    """Seconds of one and the same picture after which the safe action goes out; 0 never."""
+    """Seconds of one and the same picture of a live camera after which the safe action goes out; 0
+    never."""
     limit: float = 30.0
     """Seconds without the camera, or without the sink, after which the run ends."""
     max_seconds: float = 0.0

@@ -57,6 +57,8 @@ def run_live(
     """
     view = agents_view(folder, view)
     chosen = configuration.load(folder)
+    if record is not None and record.exists() and Path(source).exists() and record.samefile(source):
+        raise ValueError(f"--record is {str(record)!r}, the film that is the camera; name another")
     line = Line()
     with ExitStack() as stack:
         # camera and sink first: what is wrong with them is known before the agent is loaded
@@ -81,7 +83,7 @@ def run_live(
         asked = f"{config.rate:g}/s" if config.rate else "one for each picture"
         line.tell(f"actions to {config.sink}, {asked}; Ctrl-C ends it")
         fault: ConnectionError | None = None
-        with stoppable() as stop:
+        with stoppable("no safe action went out") as stop:
             stack.callback(line.close)
             line.follow(live, stack)
             try:
@@ -95,12 +97,15 @@ def run_live(
     for part in (recorder, watcher):
         if part is not None and part.fault:
             line.tell(f"the film is not whole: {part.fault}")
-    path = report or _new_report(folder)
+    path = report or folder / "live"
     try:
+        path = report or _new_report(folder)
         write_text(path, json.dumps(result, indent=1) + "\n")
     except OSError as error:
+        line.tell(_text(result))
         raise StorageError(f"the report {path} can't be written: {error.strerror}") from None
     if fault is not None:
+        line.tell(f"report: {path}")
         raise fault
     return {**result, "report": str(path), "text": _text(result)}
 

@@ -46,8 +46,12 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def stoppable() -> Iterator[threading.Event]:
+def stoppable(
+    lost: str = "what came after the last checkpoint is lost",
+) -> Iterator[threading.Event]:
     """An event that the first SIGINT, SIGTERM or SIGHUP sets; the second ends the process at once.
+
+    lost  what is told then of what was not brought to its end
 
     At once means without waiting for anything, for an environment that hangs can't be waited for.
     A signal that the process was started to ignore, as nohup does with SIGHUP, stays ignored.
@@ -59,7 +63,7 @@ def stoppable() -> Iterator[threading.Event]:
 
     def ask(number: int, _: object) -> None:
         if stop.is_set():
-            _say("agents: ended at once; what came after the last checkpoint is lost")
+            _say(f"agents: ended at once; {lost}")
             os._exit(128 + number)
         stop.set()
         _say("agents: stopping in good order; once more ends at once")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,7 +51,7 @@ class Recorder:
 
         self.fault = ""
         self._path = path
-        self._file = path.open("wb")
+        self._file = _own(path)
         flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
         self._container = av.open(self._file, "w", format="mp4", options=flags)
         self._stream: Any = None
@@ -91,6 +93,22 @@ class Recorder:
             self._file.close()
         except OSError as error:  # the last bytes of a full disk
             self.fault = self.fault or f"{self._path}: {error}"
+
+
+def _own(path: Path) -> IO[bytes]:
+    """The file, emptied, for this process alone; ValueError where another one writes it."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    with suppress(ImportError):  # Windows keeps no such lock
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(f"--record is {str(path)!r}, which another process writes") from None
+    if os.fstat(file.fileno()).st_size:
+        file.truncate()
+    return file
 
 
 def _on_canvas(picture: np.ndarray, height: int, width: int) -> np.ndarray:

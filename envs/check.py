@@ -20,8 +20,8 @@ from envs.parts import Parts, leaves
 from envs.state import get_state, set_state
 from envs.vector import Frame, told
 
-STEPS = 2_000
-"""Random steps that an environment is tried for."""
+STEPS, RIG_STEPS = 2_000, 200
+"""Random steps that an environment is tried for; fewer where time is real."""
 REPEATED = 50
 """Steps of them that are played twice, from one seed."""
 
@@ -48,7 +48,14 @@ def check(name: str, seed: int = 0) -> Iterator[Finding]:
     env = make_one(found, render=False)
     try:
         parts = yield from _spaces(env, name)
-        yield from _play(env, parts, seed)
+        steps = STEPS
+        if _is_rig(env):
+            steps = RIG_STEPS
+            seconds = (steps + 2 * REPEATED) / env.metadata["render_fps"]
+            yield Finding(
+                "note", f"random actions go to the rig now, for about {seconds:.0f} s; Ctrl-C stops"
+            )
+        yield from _play(env, parts, seed, steps)
         repeats = True
         for finding in _seeding(env, parts, seed):
             yield finding
@@ -105,11 +112,17 @@ def _part(called: str, own: gymnasium.Space[Any], frame: gymnasium.Space[Any]) -
             )
 
 
-def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Finding]:
+def _is_rig(env: gymnasium.Env[Any, Any]) -> bool:
+    from envs.camera import CameraEnv
+
+    return isinstance(env.unwrapped, CameraEnv)
+
+
+def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int, steps: int) -> Iterator[Finding]:
     env.action_space.seed(seed)
     rewards, lengths, length = [], [], 0
     _reset(env, parts, seed)
-    for _ in range(STEPS):
+    for _ in range(steps):
         action = env.action_space.sample()
         _, reward, terminated, truncated = _step(env, parts, action)
         rewards.append(reward)
@@ -118,7 +131,7 @@ def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Fin
             lengths.append(length)
             length = 0
             _reset(env, parts, None)
-    yield Finding("ok", f"{STEPS:,} random steps returned what the spaces announce")
+    yield Finding("ok", f"{steps:,} random steps returned what the spaces announce")
     greatest = float(np.abs(rewards).max())
     if lengths:
         mean = float(np.mean(lengths))
@@ -126,7 +139,7 @@ def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[Fin
     else:
         yield Finding(
             "note",
-            f"no episode ended in {STEPS:,} steps; --max-episode-steps cuts them off in training",
+            f"no episode ended in {steps:,} steps; --max-episode-steps cuts them off in training",
         )
     if greatest == 0:
         yield Finding(

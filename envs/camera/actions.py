@@ -1,8 +1,9 @@
 """The receiving end: actions that arrive as lines of JSON, of which the newest counts.
 
 Whoever can reach the port can send anything, so every message has a size limit, is checked against
-the action space, and where a token is asked for, must bring it. What fails is dropped, counted, and
-answered with a line of its own, so that the sender knows:
+the action space, and where a token is asked for, must bring it. Floats beyond the space's bounds
+are taken for the bounds. What fails is dropped, counted, and answered with a line of its own, so
+that the sender knows:
 
     {"refused": "token", "why": "its token is missing or wrong"}
 """
@@ -117,7 +118,7 @@ class Inbox:
             action = self._actions.agent(own)
             if not 0 <= action < space.n:
                 first, last = self._actions.own(0), self._actions.own(int(space.n) - 1)
-                return f"action is {own}; expected {first} to {last}"
+                return f"action is {str(own)[:40]}; expected {first} to {last}"
             self._newest = action
             return ""
         try:

@@ -83,6 +83,11 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         timeout: float = 10.0,
         render_mode: str | None = None,
     ) -> None:
+        _check_types(actions, view, reward, terminated, on_reset)
+        numbers = {"rate": rate, "hold": hold, "max_steps": max_steps}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} is {value!r}; expected a number")
         if not (0 < rate <= 1000 and math.isfinite(rate)):
             raise ValueError(f"rate is {rate}; it must lie in (0, 1000] steps a second")
         if not hold > 0:
@@ -171,7 +176,7 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         paused = self._wake()
         if _rigs.get(self._rig) is not self:
             self._frame = self._camera.latest()
-            return self._cut("another environment acted on the rig")
+            return self._cut("another environment acted on the rig, as an evaluation does")
         if paused:
             self._frame = self._camera.latest()
             return self._cut(f"no step came for {paused:.1f} s")
@@ -189,8 +194,10 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
             self._send(self._safe_action, safe=True)
             return self._cut(trouble)
         seen = self.view(self._frame.image)
-        reward = float(self._reward(seen, action))
-        over = bool(self._terminated(seen, action)) if self._terminated is not None else False
+        reward = _number("reward", self._reward(seen, action))
+        over = self._terminated is not None and bool(
+            _number("terminated", self._terminated(seen, action))
+        )
         cut = bool(self._max_steps) and self._steps >= self._max_steps
         self._idle_since = time.monotonic()
         ended = (cut or self._camera.ended) and not over
@@ -303,6 +310,30 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
 
     def _info(self, frame: Frame) -> dict[str, Any]:
         return {"age": frame.age, "frame": frame.number, "missed": self.missed}
+
+
+def _check_types(actions: Any, view: Any, reward: Any, terminated: Any, on_reset: Any) -> None:
+    """TypeError, in one line, for an argument of a wrong kind."""
+    whole = isinstance(actions, int) and not isinstance(actions, bool)
+    if not whole and not isinstance(actions, gymnasium.spaces.Box):
+        raise TypeError(f"actions is {actions!r}; expected a number of actions or a float Box")
+    if not isinstance(view, View):
+        raise TypeError(f"view is {view!r}; expected a View, such as View(resize=(84, 84))")
+    if not callable(reward):
+        raise TypeError(f"reward is {reward!r}; expected a function of (picture, action)")
+    for name, value in (("terminated", terminated), ("on_reset", on_reset)):
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} is {value!r}; expected a function or None")
+
+
+def _number(name: str, value: Any) -> float:
+    """What a person's function returned, as a number; TypeError, naming the function, otherwise."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        text = " ".join(repr(value).split())[:60]
+        expected = "True or False" if name == "terminated" else "a number"
+        raise TypeError(f"the {name} function returned {text}; expected {expected}") from None
 
 
 def _share(camera: str | int | Callable[[], Any], options: dict[str, float]) -> Feed:

@@ -21,6 +21,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 """Seconds before the first attempt to reconnect, and at most; each wait doubles the last."""
 RATED = 50
 """Pictures over which a camera's rate is told, at most."""
+BROKEN = ("half", "noise", "long", "size")
+"""Pictures that are dropped, as they are counted."""
 LEAST_RATED = 0.5
 """Seconds of pictures from which on it is told."""
 
@@ -119,6 +121,8 @@ class Feed:
         self._arrivals: deque[float] = deque(maxlen=RATED)
         self._pace = 0.0  # pictures a second that a file asks for
         self._fault = ""
+        self._live = True
+        self._broken = 0  # pictures dropped before the newest one came
         self._refused: BaseException | None = None
         self._ended = False
         self._begun = threading.Event()  # what was filmed before waits for its first reader
@@ -190,8 +194,11 @@ class Feed:
 
     @property
     def ended(self) -> bool:
-        """The source has no more pictures, and the last one was read."""
-        return self._ended and (self._frame is None or self._read_last == self._frame.number)
+        """The source has no more pictures, and the last one was read, or is no longer news."""
+        frame = self._frame
+        if not self._ended or frame is None:
+            return self._ended
+        return self._read_last == frame.number or (self._live and frame.age > self._stale)
 
     def latest(self) -> Frame:
         """The newest picture; RuntimeError before the camera was entered."""
@@ -224,18 +231,24 @@ class Feed:
             return ""
         if frame is None or frame.age > self._stale:
             age = f"no frame for {frame.age:.1f} s" if frame else "no frame yet"
-            return f"{age}: {self._fault}" if self._fault else age
+            broken = self._count_broken() - self._broken
+            why = self._fault or (f"{broken:,} that came were broken" if broken else "")
+            return f"{age}: {why}" if why else age
         still = frame.time - self._moved_at
         if self._frozen and still > self._frozen:
             return f"the same frame for {still:.1f} s"
         return ""
+
+    def _count_broken(self) -> int:
+        return sum(self.counts[kind] for kind in BROKEN)
 
     def _begin(self) -> None:
         """Let a file play on from its first picture, which is of this moment, too."""
         self._begun.set()
         source = self._source
         if self._frame is not None and source is not None and not source.live:
-            self._frame = self._frame._replace(time=time.monotonic())
+            self._moved_at = time.monotonic()
+            self._frame = self._frame._replace(time=self._moved_at)
             self._arrivals.clear()
 
     # What follows runs in the reader's thread.
@@ -275,6 +288,7 @@ class Feed:
             self._arrivals.clear()
         if source.pace:
             self._stale = max(self._stale, 3 / source.pace)
+        self._live = source.live
         if not source.live:
             self._pace = source.pace
         while not self._stop.is_set():
@@ -311,7 +325,7 @@ class Feed:
         if last is None or first or not (tells and np.array_equal(picture.image, last.image)):
             self._moved_at = now
         self.counts["frames"] += 1
-        self._fault = ""
+        self._fault, self._broken = "", self._count_broken()
         with self._changed:
             self._arrivals.append(now)
             self._frame = Frame(picture.image, 1 if last is None else last.number + 1, now)

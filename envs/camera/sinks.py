@@ -15,7 +15,9 @@ A receiver over TCP may answer a message that it doesn't take with a line, such 
 
 and what it refuses counts as dropped. "refused": "token" ends the run: no later one would be taken.
 
-Nothing is ever kept for later: an action that can't go out at once is dropped.
+Nothing is ever kept here for later: an action that can't go out at once is dropped. What has gone
+out may wait in the receiver's system, though, for a receiver that doesn't read; `time` tells it how
+old an action is.
 """
 
 from __future__ import annotations
@@ -30,14 +32,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, Protocol
 
 Message = dict[str, Any]
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 """Seconds between attempts to reconnect; each wait doubles the last."""
-REFUSED = 1.0
-"""Seconds after a refusal for which what was sent counts as refused, too: answers come later."""
+PATIENCE = 0.5
+"""Seconds that a function is waited for."""
 MAX_ANSWER = 4096
 """Bytes of an answer's line, at most."""
 _EPOCH = time.time() - time.monotonic()
@@ -99,28 +103,52 @@ class LineSink:
 
 
 class FunctionSink:
-    """A function called with the action alone: an int, or a list of floats.
+    """A function called with the action alone, an int or a list of floats; what it returns is lost.
 
-    It runs in the control loop, so what it takes is the loop's time. One that raises has dropped
-    the action.
+    It runs in a thread of its own, but the loop waits for it, `PATIENCE` at most: what it takes is
+    the loop's time. Until one that hangs comes back, actions are dropped; so is one for which the
+    function raises.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.fault, self.hopeless = "", False
         self._function = function
+        self._actions: SimpleQueue[Any] = SimpleQueue()
+        self._faults: SimpleQueue[str] = SimpleQueue()
+        self._called = 0.0
+        self._busy = False
+        Thread(target=self._work, name="sink", daemon=True).start()
 
     def send(self, message: Message) -> bool:
-        """Call the function."""
-        try:
-            self._function(message["action"])
-        except Exception as error:
-            self.fault = f"the sink raised {type(error).__name__}: {error}"
+        """Call the function, unless it has not come back from the last call."""
+        if self._busy and not self._returned(0):
             return False
-        self.fault = ""
-        return True
+        self._busy, self._called = True, time.monotonic()
+        self._actions.put((message["action"],))
+        return self._returned(PATIENCE) and not self.fault
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """End the thread, once the function has come back."""
+        self._actions.put(())
+
+    def _returned(self, patience: float) -> bool:
+        try:
+            self.fault = self._faults.get(timeout=patience)
+        except Empty:
+            away = time.monotonic() - self._called
+            self.fault = f"the sink's function has not returned for {away:.1f} s"
+            return False
+        self._busy = False
+        return True
+
+    def _work(self) -> None:
+        while action := self._actions.get():
+            fault = ""
+            try:
+                self._function(*action)
+            except BaseException as error:  # SystemExit, too, is its own here
+                fault = f"the sink raised {' '.join(f'{type(error).__name__}: {error}'.split())}"
+            self._faults.put(fault)
 
 
 class UdpSink:
@@ -160,7 +188,7 @@ class TcpSink:
         self._socket: socket.socket | None = None
         self._connected = False
         self._answer = b""  # a line of the other side's, so far
-        self._refusal, self._refused_at = "", -REFUSED
+        self._refusal, self._refused = "", 0  # the last one, and those not told of yet
         self._wait, self._next = FIRST_WAIT, 0.0
 
     def connect(self, timeout: float) -> None:
@@ -191,9 +219,12 @@ class TcpSink:
         if sent < len(line):  # half a line would spoil the next
             self._lost("it doesn't keep up")
             return False
-        refused = time.monotonic() - self._refused_at < REFUSED
-        self.fault = self._refusal if refused else ""
-        return not refused
+        if self._refused:  # one sent before: answers come later, each for one message
+            self._refused -= 1
+            self.fault = self._refusal
+            return False
+        self.fault = ""
+        return True
 
     def close(self) -> None:
         """Close the connection; what was sent before still arrives."""
@@ -201,7 +232,7 @@ class TcpSink:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
             self._socket.close()
-        self._socket, self._connected, self._answer = None, False, b""
+        self._socket, self._connected, self._answer, self._refused = None, False, b"", 0
 
     def _ready(self) -> bool:
         """Whether the connection stands; makes a step towards it where it doesn't."""
@@ -236,10 +267,12 @@ class TcpSink:
                 if said == b"":
                     self._lost("the other side closed the connection")
                     return False
-                *lines, rest = (self._answer + said).split(b"\n")
+                said = self._answer + said
+                whole, _, rest = said.rpartition(b"\n")
                 self._answer = rest[:MAX_ANSWER]
-                for line in lines:
-                    self._heed(line)
+                if b'"refused"' in whole:  # nothing else is worth the loop's time
+                    for line in whole.split(b"\n"):
+                        self._heed(line)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -249,6 +282,8 @@ class TcpSink:
 
     def _heed(self, line: bytes) -> None:
         """Take in an answer; what is no refusal is thrown away."""
+        if b'"refused"' not in line:
+            return
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
@@ -257,7 +292,8 @@ class TcpSink:
             return
         why = str(answer.get("why") or answer["refused"])
         why = "".join(c if c.isprintable() else " " for c in why[:200])
-        self._refusal, self._refused_at = f"{self._name} refused it: {why}", time.monotonic()
+        self._refusal = f"{self._name} refused it: {why}"
+        self._refused += 1
         if answer["refused"] == "token":
             self._refusal += " (--token, or SIGHTLINE_TOKEN in the environment)"
             self.hopeless = True

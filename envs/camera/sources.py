@@ -25,6 +25,8 @@ FILE_RATE = 30.0
 """Pictures a second of a video file that does not say."""
 FUNCTION_RATE = 30.0
 """Calls a second of a function, at most."""
+TAKEN = "expected uint8, (H, W, 3) RGB, or (H, W) or (H, W, 1) grey"
+"""What a function may return."""
 STREAM_SILENCE = 1.5
 """Seconds that FFmpeg waits for a stream's next picture, at most: a wait of its can't be ended."""
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
@@ -219,18 +221,21 @@ class FunctionSource:
             image = self._function()
         except StopIteration:
             raise SourceEnded("the function ended") from None
-        except (Exception, SystemExit) as error:  # which would end the reader's thread alone
+        except BaseException as error:  # SystemExit would end the reader's thread alone
             raise SourceLost(f"the function raised {type(error).__name__}: {error}") from error
         if image is None:
             raise SourceLost("the function returned None")
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+        try:
+            array = np.asarray(image)
+        except ValueError:
             raise SourceLost(
-                f"the function returned {array.dtype} of shape {array.shape}; expected uint8 "
-                "(H, W, 3) or (H, W)"
-            )
-        if array.ndim == 2:
-            array = array[:, :, None].repeat(3, 2)
+                f"the function returned a ragged {type(image).__name__}; {TAKEN}"
+            ) from None
+        known = array.dtype == np.uint8 and array.shape[2:] in ((), (1,), (3,))
+        if not known or array.ndim < 2 or not array.size:
+            raise SourceLost(f"the function returned {array.dtype} of shape {array.shape}; {TAKEN}")
+        if array.shape[2:] != (3,):
+            array = array.reshape(*array.shape[:2], 1).repeat(3, 2)
         return Picture(
             array.copy(), time.monotonic()
         )  # a copy: some return one buffer again and again
@@ -275,9 +280,10 @@ def opener(
 
         function = find_callable(text, "camera")
         return lambda _: FunctionSource(function)
+    hint = f"; did you mean http://{text}?" if re.match(r"[\w.-]+:\d+(/|$)", text) else ""
     raise ValueError(
         f"camera {text!r} is no device index (0), no URL (rtsp://, http://), no file or folder "
-        "that exists, and no module:function"
+        f"that exists, and no module:function{hint}"
     )
 
 

@@ -76,7 +76,9 @@ class View:
             numbers = 4 if name == "crop" else 2
             whole = all(isinstance(n, int) and not isinstance(n, bool) for n in value)
             if len(value) != numbers or not whole or min(value) < least or min(value[-2:]) < 1:
-                raise ValueError(f"{name} is {value}; expected {numbers} whole numbers of pixels")
+                raise ValueError(
+                    f"{name} is {value}; expected {numbers} whole numbers of pixels, sizes from 1"
+                )
             if max(value) > MOST:
                 raise ValueError(f"{name} is {value}; a side has {MOST:,} pixels at most")
 

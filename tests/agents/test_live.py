@@ -24,6 +24,7 @@ from agents.latency import Durations
 from agents.live import Live
 from agents.live_config import LiveConfig, check
 from agents.live_run import agents_view
+from agents.record import Recorder
 from agents.start import create
 from envs.camera import Lens, View, open_camera, open_sink
 from envs.camera.actions import ActionPort, Inbox
@@ -216,6 +217,7 @@ def test_a_sink_that_breaks_drops_what_is_old_and_comes_back(start: Callable[...
         assert until(lambda: len(run.sink.messages) > kept)
         gap = run.sink.messages[kept]["seq"] - run.sink.messages[kept - 1]["seq"]
         assert gap > 5  # nothing was kept for later
+        assert until(lambda: len(run.told) == 2)
         assert [text.partition(":")[0].split(" after")[0] for text in run.told] == [
             "action dropped", "the sink is back"
         ]  # fmt: skip
@@ -403,6 +405,13 @@ def test_a_server_killed_and_started_again(start: Callable[..., Run]) -> None:
          "are 0 to 2"),
         (["--camera", "CLIP", "--undistort", "CLIP"], "CLIP: it is no JSON"),
         (["--camera", "CLIP", "--report", "."], "--report is '.'; that is a folder, expected a"),
+        (["--camera", "CLIP", "--report", ""], "--report is ''; it is empty, expected a"),
+        (["--camera", "CLIP", "--report", "/dev/null"], "--report is '/dev/null', which is there"),
+        (["--camera", "CLIP", "--report", "CLIP"], "--report is 'CLIP', which is there and is"),
+        (["--camera", "CLIP", "--record", "CLIP"], "--record is 'CLIP', the film that is the"),
+        (["--camera", "host:80/x.mjpg"], "camera 'host:80/x.mjpg' is no device index (0), no URL "
+         "(rtsp://, http://), no file or folder that exists, and no module:function; did you mean "
+         "http://host:80/x.mjpg?"),
         (["--camera", "CLIP", "--token", "x" * 1025], "the token has 1,025 bytes; it may have 1,0"),
         (["--camera", "CLIP", "--explain"], "--explain needs --record FILE.mp4 or --show"),
         (["--camera", "CLIP", "--record", "x.avi"], "--record is 'x.avi'; its name must end in"),
@@ -418,6 +427,43 @@ def test_bad_input_is_one_line(
     *before, last = err.splitlines()
     assert last.startswith(f"agents: {line.replace('CLIP', clip)}")
     assert before in ([], [f"camera {clip}: 48x64 at 60 frames/s; loading the agent"])
+
+
+def test_a_report_is_written_over_a_report_alone_and_through_links(
+    agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = str(film(tmp_path / "clip.mp4", 10))
+    link, target = tmp_path / "link.json", tmp_path / "report.json"
+    link.symlink_to(target)
+    words = ["run", str(agent), "--camera", clip, *FIT, "--report"]
+    for _ in range(2):
+        assert cli.main([*words, str(link)]) == 0
+        assert link.is_symlink() and json.loads(target.read_text())["end"] == "ended"
+    before = (agent / "config.yaml").read_text()
+    assert cli.main([*words, str(agent / "config.yaml")]) == 2
+    assert "which is there and is no report" in capsys.readouterr().err
+    assert (agent / "config.yaml").read_text() == before
+
+
+def test_two_processes_do_not_write_one_film(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    first = Recorder(path)
+    with pytest.raises(ValueError, match=r"--record is '.*film.mp4', which another process writes"):
+        Recorder(path)
+    first.close()
+    Recorder(path).close()
+
+
+def test_a_sink_that_comes_and_goes_is_told_once(start: Callable[..., Run]) -> None:
+    with Stream() as stream:
+        run = start(stream.url)
+        for _ in range(10):
+            run.sink.broken = not run.sink.broken
+            time.sleep(0.05)
+        run.sink.broken = False
+        assert until(lambda: run.live.counts["dropped"] > 3 and len(run.told) == 2)
+        run.finish()
+    assert run.told[0] == "action dropped: broken" and run.told[1].startswith("the sink is back")
 
 
 @pytest.mark.parametrize(

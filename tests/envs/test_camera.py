@@ -184,6 +184,28 @@ def test_a_stream_gives_the_newest_frame_and_its_age() -> None:
         assert until(lambda: 50 < camera.rate < 150)
 
 
+def test_a_film_that_waits_for_its_reader_is_not_frozen(tmp_path: Path) -> None:
+    with open_camera(str(film(tmp_path / "clip.mp4", 30)), frozen=0.2) as camera:
+        time.sleep(0.5)
+        assert camera.read(1, after=0) is not None
+        assert camera.trouble() == ""
+
+
+def test_the_last_picture_of_a_live_source_grows_old() -> None:
+    pictures = iter([flat(1), flat(2)])
+    with open_camera(lambda: next(pictures), stale=0.2) as camera:
+        assert until(lambda: camera.ended)  # though nobody has read it
+        assert camera.latest().age > 0.2
+
+
+def test_broken_pictures_are_told(tmp_path: Path) -> None:
+    with Stream(rate=100) as stream, open_camera(stream.url, stale=0.2) as camera:
+        stream.fault = "noise"
+        assert until(lambda: "that came were broken" in camera.trouble())
+        stream.fault = ""
+        assert until(lambda: camera.trouble() == "")
+
+
 def test_a_film_tells_its_rate_before_it_plays(tmp_path: Path) -> None:
     with open_camera(str(film(tmp_path / "clip.mp4", 80))) as camera:
         assert camera.rate == 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -142,17 +143,57 @@ def test_a_token_that_is_refused_is_hopeless(port: tuple[Inbox, ActionPort], tok
     sink.close()
 
 
-def test_what_is_refused_is_dropped_until_it_is_taken_again(
-    port: tuple[Inbox, ActionPort], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("envs.camera.sinks.REFUSED", 0.2)
+def test_each_refusal_counts_as_one_dropped(port: tuple[Inbox, ActionPort]) -> None:
     inbox, server = port
     sink = open_sink(f"tcp://127.0.0.1:{server.port}", token="secret")
     assert sink.send(message(action=2))
-    assert until(lambda: not sink.send(message(action=17)))
+    for _ in range(3):
+        sink.send(message(action=17))
+        assert until(lambda: inbox.counts["action"] > 0)
+    assert until(lambda: inbox.counts["action"] == 3)
+    time.sleep(0.1)
+    told = [sink.send(message(action=3)) for _ in range(6)]
+    faults = 3 - told.count(False)  # of those that the loop above was told already
+    assert 0 <= faults < 3 and told[-3:] == [True] * 3 and sink.fault == ""
+    assert not sink.hopeless and until(lambda: inbox.newest().tolist() == [2])
+    sink.send(message(action=17))
+    assert until(lambda: not sink.send(message(action=3)))
     assert "refused it: action is 17; expected 1 to 4" in sink.fault
-    assert until(lambda: sink.send(message(action=3))) and sink.fault == ""
-    assert not sink.hopeless and inbox.newest().tolist() == [2]
+    sink.close()
+
+
+def test_a_function_that_hangs_drops_actions_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("envs.camera.sinks.PATIENCE", 0.05)
+    free, calls = threading.Event(), []
+
+    def move(action: int) -> None:
+        calls.append(action)
+        free.wait(5)
+
+    sink = open_sink(move)
+    began = time.monotonic()
+    assert not sink.send(message(action=1)) and not sink.send(message(action=2))
+    assert time.monotonic() - began < 1 and "has not returned for" in sink.fault
+    free.set()
+    assert until(lambda: sink.send(message(action=3)))
+    assert calls == [1, 3] and sink.fault == ""
+    sink.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), OSError("no\npower")])
+def test_a_function_that_raises_drops_the_action_alone(error: BaseException) -> None:
+    def move(action: int) -> None:
+        if action == 1:
+            raise error
+
+    sink = open_sink(move)
+    assert not sink.send(message(action=1))
+    assert (
+        sink.fault == f"the sink raised {type(error).__name__}: {error}".replace("\n", " ").strip()
+    )
+    assert sink.send(message(action=2))
     sink.close()
 
 

@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs.camera import CameraEnv, View
 from envs.camera import env as camera_env
+from envs.check import check
 from tests.sim import playing
 from tests.stream import Stream, flat
 
@@ -228,7 +229,10 @@ def test_a_rig_obeys_the_environment_that_was_reset_last(rig: Rig) -> None:
         assert not evaluation.step(2)[3]
     assert rig.moves[before:] == [2] * 15  # nobody put the safe action between them
     *_, truncated, info = training.step(0)
-    assert truncated and info["trouble"] == "another environment acted on the rig"
+    assert (
+        truncated
+        and info["trouble"] == "another environment acted on the rig, as an evaluation does"
+    )
     evaluation.close()
     assert rig.moves[before:] == [2] * 15 + [1]
     training.reset()
@@ -269,3 +273,46 @@ def test_a_sink_that_refuses_the_token_ends_training_in_one_line(rig: Rig) -> No
             for _ in range(50):
                 env.step(1)
         env.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"actions": 2.5}, "actions is 2.5; expected a number of actions or a float Box"),
+        ({"rate": "30"}, "rate is '30'; expected a number"),
+        ({"view": {}}, "view is {}; expected a View, such as View"),
+        ({"reward": None}, "reward is None; expected a function of"),
+        ({"on_reset": 3}, "on_reset is 3; expected a function or None"),
+    ],
+)
+def test_an_argument_of_a_wrong_kind(rig: Rig, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        make(rig, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"reward": lambda *_: None}, "the reward function returned None; expected a number"),
+        (
+            {"terminated": lambda picture, _: picture},
+            "the terminated function returned array.*; expected True or False",
+        ),
+    ],
+)
+def test_a_function_that_returns_a_wrong_kind(rig: Rig, options: dict[str, Any], text: str) -> None:
+    env = make(rig, **options)
+    env.reset()
+    with pytest.raises(TypeError, match=text):
+        env.step(1)
+    env.close()
+
+
+def test_a_check_says_that_the_rig_will_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.check.RIG_STEPS", 30)
+    monkeypatch.setattr("envs.check.REPEATED", 5)
+    found = list(check("tests.envs.test_camera_env:Lamp"))
+    told = [finding.text for finding in found]
+    assert "random actions go to the rig now, for about 0 s; Ctrl-C stops" in told
+    assert "30 random steps returned what the spaces announce" in told
+    assert not any(finding.kind == "wrong" for finding in found)

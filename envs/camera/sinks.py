@@ -147,7 +147,9 @@ class FunctionSink:
             try:
                 self._function(*action)
             except BaseException as error:  # SystemExit, too, is its own here
-                fault = f"the sink raised {' '.join(f'{type(error).__name__}: {error}'.split())}"
+                from envs.vector import told
+
+                fault = f"the sink raised {told(error)}"
             self._faults.put(fault)
 
 

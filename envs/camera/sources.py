@@ -222,7 +222,9 @@ class FunctionSource:
         except StopIteration:
             raise SourceEnded("the function ended") from None
         except BaseException as error:  # SystemExit would end the reader's thread alone
-            raise SourceLost(f"the function raised {type(error).__name__}: {error}") from error
+            from envs.vector import told
+
+            raise SourceLost(f"the function raised {told(error)}") from error
         if image is None:
             raise SourceLost("the function returned None")
         try:

@@ -105,8 +105,11 @@ def _dispatch(words: list[str]) -> None:
 def _is_refusal(error: BaseException) -> bool:
     """Whether this is bad input that one of our rooms, or the system, refused.
 
-    A ValueError that a library raised is nothing that we foresaw, so its traceback matters.
+    A ValueError that a library raised is nothing that we foresaw, so its traceback matters; where a
+    camera or a sink stayed away from an environment, none tells more.
     """
+    if isinstance(error.__cause__, ConnectionError):
+        return True
     if isinstance(error, OSError | ImportError | MemoryError | StorageError | UsageError):
         return True
     frame = error.__traceback__

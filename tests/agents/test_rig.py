@@ -210,3 +210,15 @@ def test_opening_and_closing_leaves_no_descriptor_and_no_thread(sim: Sim) -> Non
         open_once()
     assert until(lambda: process.num_fds() <= descriptors + 1)
     assert until(lambda: threading.active_count() <= threads + 1)
+
+
+def test_a_camera_that_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.agents import test_rig
+
+    monkeypatch.setattr(test_rig.Rig, "at", ("http://127.0.0.1:9/", "stdout"))
+    assert cli.main(["train", "dqn", "--env", RIG, "--out", str(tmp_path)]) == 2
+    told = f"agents: lane 0 of '{RIG}', reset(): ConnectionError: camera http://127.0.0.1:9/: no "
+    err = capsys.readouterr().err
+    assert err.startswith(told) and "traceback" not in err and not any(tmp_path.iterdir())

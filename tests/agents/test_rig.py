@@ -218,7 +218,8 @@ def test_a_camera_that_is_not_there_is_one_line(
     from tests.agents import test_rig
 
     monkeypatch.setattr(test_rig.Rig, "at", ("http://127.0.0.1:9/", "stdout"))
-    assert cli.main(["train", "dqn", "--env", RIG, "--out", str(tmp_path)]) == 2
+    words = ["train", "dqn", "--env", RIG, "--encoder", "drq", "--out", str(tmp_path)]
+    assert cli.main(words) == 2
     told = f"agents: lane 0 of '{RIG}', reset(): ConnectionError: camera http://127.0.0.1:9/: no "
     err = capsys.readouterr().err
     assert err.startswith(told) and "traceback" not in err and not any(tmp_path.iterdir())

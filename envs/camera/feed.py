@@ -24,7 +24,7 @@ RATED = 50
 BROKEN = ("half", "noise", "long", "size")
 """Pictures that are dropped, as they are counted."""
 LEAST_RATED = 0.5
-"""Seconds of pictures from which on it is told."""
+"""Seconds of pictures from which on it is told, if they are fewer."""
 
 
 class Frame(NamedTuple):
@@ -190,7 +190,8 @@ class Feed:
         with self._changed:
             arrivals = tuple(self._arrivals)
         took = arrivals[-1] - arrivals[0] if arrivals else 0.0
-        return (len(arrivals) - 1) / took if took >= LEAST_RATED else self._pace
+        enough = took >= LEAST_RATED or len(arrivals) == RATED
+        return (len(arrivals) - 1) / max(took, 1e-6) if enough else self._pace
 
     @property
     def ended(self) -> bool:

@@ -206,6 +206,14 @@ def test_broken_pictures_are_told(tmp_path: Path) -> None:
         assert until(lambda: camera.trouble() == "")
 
 
+def test_a_fast_camera_tells_its_rate() -> None:
+    picture = flat(1)
+    with open_camera(lambda: picture) as camera:  # called 30 times a second
+        assert until(lambda: 20 < camera.rate < 35)
+    with Stream(rate=400) as stream, open_camera(stream.url) as camera:
+        assert until(lambda: camera.rate > 120)
+
+
 def test_a_film_tells_its_rate_before_it_plays(tmp_path: Path) -> None:
     with open_camera(str(film(tmp_path / "clip.mp4", 80))) as camera:
         assert camera.rate == 60

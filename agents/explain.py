@@ -19,6 +19,7 @@ from configs.loader import unknown
 from replay import Field, Observation
 from replay.types import Spec, move
 from vision import OnePart, grad_cam, guided_backprop, randomisation_test
+from vision.joint import require_maps
 from vision.sanity import Similarity
 
 HEIGHT = 420
@@ -172,6 +173,7 @@ def explain(
     with staged(folder, seed, render=atari, **where) as stage:
         env, spec = stage.env, observation_field(stage.env)
         camera = camera_of(spec, stage.config.env.env, camera)
+        require_maps(stage.config.agent.encoder)
         path = video or new_video(folder)
         before: np.ndarray | None = None
         paint = Painter(stage.agent, env.actions.names, camera)
@@ -200,6 +202,7 @@ def sanity(
     with staged(folder, seed, **where) as stage:
         agent = stage.agent
         camera = camera_of(observation_field(stage.env), stage.config.env.env, camera)
+        require_maps(stage.config.agent.encoder)
         seen: list[Observation] = []
         for turn, (observation, *_) in enumerate(rollout(agent, stage.env, 0.1, seed)):
             if turn % 10 == 9:
@@ -234,9 +237,11 @@ def conclusion(rows: Sequence[Similarity]) -> str:
     drawn from the picture and not from the values.
     """
     heads = [row for row in rows if not row.layer.startswith("encoder")]
-    left = heads[-1].rank
+    left, share = heads[-1].rank, heads[-1].share
     if math.isnan(left):
         return "no map to compare: the explanations are constant"
+    if share < 0.5:
+        return f"{share:.0%} of the observations have a map that isn't constant: too few to tell"
     if left < 0.5:
         return f"{left:.2f} is left once the heads are random: it shows what they learned"
     return f"{left:.2f} is left with random heads: much of it doesn't show what they learned"

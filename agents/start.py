@@ -22,6 +22,7 @@ from envs import EnvFault, make
 from envs.config import EnvConfig
 from envs.make import ATARI_ONLY, PIXELS_ONLY, resolve
 from replay.snapshot import DamagedSnapshot
+from vision.joint import require_maps
 
 
 def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> Session:
@@ -56,6 +57,8 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
                 f"explain_every is {chosen.run.explain_every}; stills are of agents that see "
                 f"images, and {chosen.env.env!r} shows vectors"
             )
+        if chosen.run.explain_every:
+            require_maps(agent.encoder)
         if session.env.protocol is None and (idle := [n for n in ATARI_ONLY if n in overrides]):
             raise ValueError(
                 f"{idle[0]} is {overrides[idle[0]]!r}, and says nothing outside Atari: leave it out"

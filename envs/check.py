@@ -124,7 +124,8 @@ def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int, steps: int) -> 
     _reset(env, parts, seed)
     for _ in range(steps):
         action = env.action_space.sample()
-        _, reward, terminated, truncated = _step(env, parts, action)
+        frame, reward, terminated, truncated = _step(env, parts, action)
+        _require_unit(frame)
         rewards.append(reward)
         length += 1
         if terminated or truncated:
@@ -241,6 +242,18 @@ def _step(
         return frame, Checker.reward(reward), bool(terminated), bool(truncated)
     except ValueError as error:
         raise _Wrong(f"{call}: {error}") from None
+
+
+def _require_unit(frame: Frame) -> None:
+    """Float images whose space has no bounds: their values must fit all the same."""
+    for part in frame.values() if isinstance(frame, dict) else (frame,):
+        if part.ndim == 3 and part.dtype != np.uint8:
+            low, high = float(part.min()), float(part.max())
+            if low < -1e-3 or high > 1 + 1e-3:
+                raise _Wrong(
+                    f"observations are {part.dtype} images with values in [{low:g}, {high:g}]; "
+                    "expected uint8, or floats in [0, 1]"
+                )
 
 
 def _equal(a: Frame, b: Frame) -> bool:

@@ -25,6 +25,7 @@ class GoalReward:
     weights   a file of weights for it, or torchvision:NAME; None keeps it as drawn from `seed`: a
               random network tells pictures apart, too, though not what is in them
     scale     what the reward is multiplied by
+    Raises ValueError for a picture of another kind, and for a goal whose features are all zero.
     d is the cosine distance between the two feature vectors, 1 - cos.
     """
 
@@ -56,6 +57,11 @@ class GoalReward:
         self._encoder.lay_out().eval().requires_grad_(False).to(device)
         self._device = device
         self._goal = self._features(image)
+        if not self._goal.any():
+            raise ValueError(
+                f"the goal's features in {encoder!r} are all zero, so that no picture is nearer "
+                "than another; take another goal, encoder or seed"
+            )
 
     def __call__(self, picture: np.ndarray, action: Any = None) -> float:
         """The reward of a picture; ValueError for one of another shape than the goal's."""

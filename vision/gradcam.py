@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -60,10 +61,17 @@ def guided_backprop(module: nn.Module, observation: Tensor, target: Target = Non
     """The target's gradient by pixel, through ReLUs that pass back positive gradients only.
 
     uint8 images are given to the module as floats in [0, 1], which encoders take for the same.
-    Returns (B, C, H, W) float32. Springenberg et al. 2015, section 3.4.
+    Returns (B, C, H, W) float32. Springenberg et al. 2015, section 3.4. Raises ValueError where no
+    ReLU was met: clamps, ReLU6 and smooth activations are none, and pass gradients as they are.
     """
-    with guided_relu():
-        return input_gradient(module, observation, target)
+    with guided_relu() as met:
+        found = input_gradient(module, observation, target)
+    if not met:
+        raise ValueError(
+            f"no ReLU was met in this {type(module).__name__}; guided backpropagation would be its "
+            "gradient (input_gradient)"
+        )
+    return found
 
 
 def input_gradient(module: nn.Module, observation: Tensor, target: Target = None) -> Tensor:
@@ -105,23 +113,30 @@ def normalised(cam: Tensor) -> Tensor:
 
 
 @contextmanager
-def guided_relu() -> Iterator[None]:
+def guided_relu() -> Iterator[list[int]]:
     """Within, gradients pass a ReLU only where they are positive, whoever computes it.
 
     It works on the backward operator, which modules, functions and in-place forms of ReLU share.
+    Yields a list that grows by the number of values in each ReLU that gradients pass.
     """
-    with _GuidedReLU():
-        yield
+    met: list[int] = []
+    with _GuidedReLU(met):
+        yield met
 
 
 class _GuidedReLU(TorchDispatchMode):
     """Springenberg et al. 2015, figure 1: the usual rule and the deconvnet's, both at once."""
+
+    def __init__(self, met: list[int]) -> None:
+        super().__init__()
+        self._met = met
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.threshold_backward.default and args[2] == 0:
+            self._met.append(out.numel())
             return out.clamp_min(0)
         return out
 
@@ -143,6 +158,11 @@ def _still(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def _captured(module: nn.Module, layer: nn.Module, at: str) -> Iterator[list[Tensor]]:
     """Collects what `layer` puts out or takes in, cut from what lies before it."""
+    if isinstance(layer, str):
+        names = [name for name, _ in module.named_modules() if name]
+        near = get_close_matches(layer, names, 1, 0.0)
+        hint = f", such as module.get_submodule({near[0]!r})" if near else ""
+        raise TypeError(f"layer is {layer!r}, a name; expected the module itself{hint}")
     if not any(m is layer for m in module.modules()):
         raise ValueError(
             f"the layer {type(layer).__name__} is no part of this {type(module).__name__}"

@@ -16,6 +16,14 @@ VECTORS = ("mlp", "flat")
 """Encoders that take vectors; any other leaves them to an mlp."""
 
 
+def require_maps(encoder: str) -> None:
+    """ValueError for an encoder, by its name, that has no maps to draw an explanation on."""
+    if encoder in VECTORS:
+        raise ValueError(
+            f"the encoder {encoder!r} makes no maps of an image, which explanations are drawn on"
+        )
+
+
 class JointEncoder(Freezable):
     """An encoder for each image, one MLP for all vectors together; their features side by side.
 

@@ -19,6 +19,8 @@ class Similarity(NamedTuple):
     """Mean over samples of Spearman's rank correlation with the original, in [-1, 1]."""
     absolute: float
     """The same of the absolute values, which pictures of gradients show."""
+    share: float = 1.0
+    """Samples that had ranks to compare, of all."""
 
 
 def randomisation_test(
@@ -56,13 +58,10 @@ def randomisation_test(
                 random = copy.deepcopy(module)
             randomise(random.get_submodule(name))
             found = explain(random).detach()
-            results.append(
-                Similarity(
-                    name,
-                    float(rank_correlation(original, found).nanmean()),
-                    float(rank_correlation(original.abs(), found.abs()).nanmean()),
-                )
-            )
+            ranks = rank_correlation(original, found)
+            absolute = float(rank_correlation(original.abs(), found.abs()).nanmean())
+            share = float(ranks.isfinite().double().mean())
+            results.append(Similarity(name, float(ranks.nanmean()), absolute, share))
     return results
 
 

@@ -9,9 +9,10 @@ model = PPO("CnnPolicy", env, policy_kwargs=policy_kwargs)  # MultiInputPolicy f
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vision.encoder import build_encoder
 from vision.joint import JointEncoder
@@ -36,9 +37,11 @@ class EncoderExtractor(BaseFeaturesExtractor):
     frozen    hold the encoder as it is, statistics of BatchNorm included
     options   further arguments of that encoder: head, norm, normalize
 
-    Images are channels-first, as SB3 hands them on; uint8 (normalize_images=False) or float in
-    [0, 1]. Of a Dict each image has an encoder of its own, which weights and freezing concern, and
-    the rest goes through an MLP together, Discrete parts one-hot (`vision.joint`).
+    Images are channels-first, as SB3 hands them on, floats in [0, 1] to which it scales uint8:
+    leave its normalize_images on. Of a Dict each image has an encoder of its own, which weights and
+    freezing concern, and the rest goes through an MLP together, Discrete parts one-hot
+    (`vision.joint`). What is pretrained or frozen keeps its weights where SB3's actor-critic
+    policies draw all others anew (ortho_init).
     Raises ValueError for another space, or a shape that the encoder can't digest.
     """
 
@@ -60,6 +63,11 @@ class EncoderExtractor(BaseFeaturesExtractor):
                 freeze(own)
         super().__init__(observation_space, encoder.feature_dim)
         self.encoder = encoder
+        self._kept = bool(weights) or frozen
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """As in torch, except that what is pretrained or frozen is left alone: see above."""
+        return self if self._kept else super().apply(fn)
 
     def forward(self, observations: Any) -> Tensor:
         """(B, *shape), by name of a Dict's parts -> (B, features_dim)."""
@@ -78,6 +86,11 @@ def _shape(space: Any) -> Any:
             for name, own in space.spaces.items()
         }
     shape = getattr(space, "shape", None)
+    if shape and len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4:
+        raise ValueError(
+            f"observations have shape {shape}, which reads as channels last; put a "
+            "VecTransposeImage around the environment (SB3 does so for uint8 images alone)"
+        )
     if not shape:
         raise ValueError(
             f"observations are {space}; an encoder takes a Box of images or vectors, or a Dict of "

@@ -25,7 +25,15 @@ F = TypeVar("F", bound=Freezable)
 
 
 def freeze(module: F) -> F:
-    """Hold `module` as it is: parameters, and BatchNorm's statistics. Returns it."""
+    """Hold `module` as it is: parameters, and BatchNorm's statistics. Returns it.
+
+    Raises TypeError for a module of another's, which whoever trains around it would wake.
+    """
+    if not isinstance(module, Freezable):
+        raise TypeError(
+            f"{type(module).__name__} is no Freezable module, as encoders and networks of vision "
+            "are: train() of what is around it would set its BatchNorm moving again"
+        )
     module.frozen = True
     module.requires_grad_(False)
     module.eval()

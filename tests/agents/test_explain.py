@@ -125,6 +125,18 @@ def test_what_the_check_says_in_words() -> None:
     assert said(0.9, 0.12) == "0.12 is left once the heads are random: it shows what they learned"
     assert said(0.1, 0.8).startswith("0.80 is left with random heads: much of it doesn't show")
     assert said(0.1, float("nan")).startswith("no map to compare")
+    few = conclusion([Similarity("value", 0.1, 0.1, 0.25)])
+    assert few == "25% of the observations have a map that isn't constant: too few to tell"
+
+
+def test_an_encoder_without_maps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the encoder 'flat' makes no maps of an image, which"):
+        run(tmp_path, encoder="flat", explain_every=30)
+    assert not any(tmp_path.iterdir())
+    folder = run(tmp_path, encoder="flat")
+    for command in (explain, sanity):
+        with pytest.raises(ValueError, match="the encoder 'flat' makes no maps of an image, which"):
+            command(folder)
 
 
 def test_stills_in_tensorboard(tmp_path: Path) -> None:

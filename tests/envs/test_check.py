@@ -116,6 +116,16 @@ class RichAndHot(Hot):
     reward = 500.0
 
 
+class Dim(Sound):
+    observation_space = spaces.Box(-np.inf, np.inf, (40, 40, 3), np.float32)
+
+    def reset(self, **_: Any) -> Any:
+        return np.full((40, 40, 3), 3, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.full((40, 40, 3), 3, np.float32), 0.0, True, False, {}
+
+
 class Words(Sound):
     observation_space = spaces.Text(5)
 
@@ -154,6 +164,7 @@ def test_known_ones_pass(name: str) -> None:
         (NoInfo, "returned NoneType for info; expected a dict"),
         (NaNs, "reward is nan"),
         (Words, "expected a Box"),
+        (Dim, r"float32 images with values in \[3, 3\]; expected uint8, or floats in \[0, 1\]"),
     ],
 )
 def test_each_fault_is_named(kind: type[Any], text: str) -> None:

@@ -76,6 +76,11 @@ def test_groups_list_every_parameter_once_with_its_rate() -> None:
     assert len(vision.parameter_groups(net["encoder"], net["head"], 1e-3)) == 1
 
 
+def test_a_plain_module_can_not_be_frozen() -> None:
+    with pytest.raises(TypeError, match="Sequential is no Freezable module"):
+        vision.freeze(nn.Sequential(nn.BatchNorm2d(3)))  # type: ignore[type-var]
+
+
 def test_what_cannot_learn_is_refused() -> None:
     net = agent()
     with pytest.raises(ValueError, match="learning rate is 0; it must be above 0"):

@@ -57,5 +57,7 @@ def test_bad_pictures_are_one_line(tmp_path: Path) -> None:
         GoalReward(tmp_path / "goal.png")
     with pytest.raises(ValueError, match=r"a picture is float64 of shape \(4, 4\); expected uint8"):
         GoalReward(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="the goal's features in 'vgg11' are all zero"):
+        GoalReward(np.zeros((64, 64, 3), np.uint8), "vgg11", width=0.1)
     with pytest.raises(ValueError, match=r"has shape \(32, 32, 3\); the goal's has \(64, 64, 3\)"):
         GoalReward(scene(0, 0), "nature")(scene(0, 0)[:32, :32])

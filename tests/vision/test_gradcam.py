@@ -326,6 +326,12 @@ def test_a_thousand_calls_leave_nothing_behind() -> None:
             lambda n, x: vision.guided_backprop(n, x, lambda o: n.fc.weight.sum()),
             "doesn't depend on the observation",
         ),
+        (
+            lambda n, x: vision.guided_backprop(
+                nn.Sequential(n.conv1, nn.GELU(), nn.Flatten()), x, 0
+            ),
+            "no ReLU was met in this Sequential",
+        ),
     ],
 )
 def test_bad_requests_get_one_clear_line(
@@ -336,6 +342,11 @@ def test_bad_requests_get_one_clear_line(
         call(net, images())
     assert "\n" not in str(error.value)
     assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_a_layers_name_is_no_layer() -> None:
+    with pytest.raises(TypeError, match=r"layer is 'conv_2', a name; .*get_submodule.'conv2'"):
+        vision.grad_cam(small(), "conv_2", images())  # type: ignore[arg-type]
 
 
 def test_pictures_span_zero_to_one() -> None:

@@ -82,6 +82,28 @@ def test_weights_and_freezing(tmp_path: Any) -> None:
     assert made(torch.rand(2, 1, 36, 36)).shape == (2, made.features_dim)
 
 
+def test_actor_critic_policies_leave_pretrained_weights_alone(tmp_path: Any) -> None:
+    from safetensors.torch import save_file
+
+    import vision
+
+    net = vision.resnet18(10, in_channels=1, width=0.0625)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    options = {"name": "resnet18", "width": 0.0625}
+
+    def drawn(**more: Any) -> torch.Tensor:
+        policy = {"features_extractor_class": EncoderExtractor,
+                  "features_extractor_kwargs": {**options, **more}}  # fmt: skip
+        made = sb3.PPO("CnnPolicy", Side(), policy_kwargs=policy, n_steps=8, batch_size=8, seed=0)
+        return made.policy.features_extractor.encoder.backbone.conv1.weight
+
+    kept = net.conv1.weight
+    assert torch.equal(drawn(weights=str(tmp_path / "net.safetensors")), kept)
+    assert torch.equal(drawn(weights=str(tmp_path / "net.safetensors"), frozen=True), kept)
+    flat = drawn().flatten(1)  # orthogonal, as SB3 draws what is new
+    assert torch.allclose(flat @ flat.T, 2 * torch.eye(len(flat)), atol=1e-4)
+
+
 def test_learning_from_a_dict() -> None:
     """Picture and sign: neither tells alone what is right."""
     env = BothEnv()
@@ -124,3 +146,7 @@ def test_refusals() -> None:
         EncoderExtractor(spaces.Discrete(2), "nature")
     with pytest.raises(ValueError, match="did you mean 'nature'"):
         EncoderExtractor(spaces.Box(0, 255, (1, 84, 84), np.uint8), "natur")
+    with pytest.raises(
+        ValueError, match=r"\(84, 84, 3\), which reads as channels last; put a VecT"
+    ):
+        EncoderExtractor(spaces.Box(0, 1, (84, 84, 3), np.float32), "nature")

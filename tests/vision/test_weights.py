@@ -71,11 +71,11 @@ def test_old_files_and_wrapped_ones_load(tmp_path: Path) -> None:
 def test_an_encoder_takes_its_classifiers_file(tmp_path: Path) -> None:
     source = net("resnet18")
     path = write(tmp_path / "w.safetensors", source.state_dict())
-    encoder = vision.build_encoder("resnet18", (3, 32, 32), width=WIDTH, head="softmax").eval()
+    encoder = vision.build_encoder("resnet18", (3, 64, 64), width=WIDTH, head="softmax").eval()
     report = vision.load_weights(encoder, path)
     assert set(report.unused) == {"fc.bias", "fc.weight"}
     assert report.missing == ("head.temperature",)
-    x = torch.rand(2, 3, 32, 32)
+    x = torch.rand(2, 3, 64, 64)
     for a, b in zip(encoder.feature_maps(x), source.stages(x), strict=True):
         assert torch.equal(a, b)
     assert "2 unused: " in str(report) and "1 missing: head.temperature" in str(report)

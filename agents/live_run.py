@@ -57,7 +57,8 @@ def run_live(
     """
     view = agents_view(folder, view)
     chosen = configuration.load(folder)
-    if record is not None and record.exists() and Path(source).exists() and record.samefile(source):
+    is_film = os.path.isfile(source)
+    if record is not None and is_film and record.exists() and record.samefile(source):
         raise ValueError(f"--record is {str(record)!r}, the film that is the camera; name another")
     line = Line()
     with ExitStack() as stack:

@@ -119,9 +119,8 @@ class Feed:
         self._read_last = 0
         self._moved_at = 0.0  # when a picture last differed from the one before
         self._arrivals: deque[float] = deque(maxlen=RATED)
-        self._pace = 0.0  # pictures a second that a file asks for
+        self._pace = 0.0  # pictures a second that a file asks for; 0 of what is live
         self._fault = ""
-        self._live = True
         self._broken = 0  # pictures dropped before the newest one came
         self._refused: BaseException | None = None
         self._ended = False
@@ -199,7 +198,7 @@ class Feed:
         frame = self._frame
         if not self._ended or frame is None:
             return self._ended
-        return self._read_last == frame.number or (self._live and frame.age > self._stale)
+        return self._read_last == frame.number or (not self._pace and frame.age > self._stale)
 
     def latest(self) -> Frame:
         """The newest picture; RuntimeError before the camera was entered."""
@@ -289,7 +288,6 @@ class Feed:
             self._arrivals.clear()
         if source.pace:
             self._stale = max(self._stale, 3 / source.pace)
-        self._live = source.live
         if not source.live:
             self._pace = source.pace
         while not self._stop.is_set():

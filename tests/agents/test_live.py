@@ -541,7 +541,9 @@ def test_a_noisy_moment_refuses_no_rate(
     noisy = iter([0.5, 0.5, 0.5])
     monkeypatch.setattr(Live, "speed", lambda _: next(noisy, 0.001))
     clip = str(film(tmp_path / "clip.mp4", 10))
-    assert cli.main(["run", str(agent), "--camera", clip, "--rate", "60", *FIT]) == 0
+    report = str(tmp_path / "report.json")  # the agent's own are another test's
+    words = ["run", str(agent), "--camera", clip, "--rate", "60", "--report", report, *FIT]
+    assert cli.main(words) == 0
     assert "the feed ended" in capsys.readouterr().err
 
 

@@ -191,6 +191,10 @@ def _taken_up(
 
 
 def _assemble(folder: Path, chosen: TrainConfig, seed: int, *, pretrained: bool = False) -> Session:
+    # numbers below float32's normal range count as 0: a processor takes a hundred times as long for
+    # them, and the moments of weights that no gradient reaches any more all end there; threads that
+    # start from now on do likewise
+    torch.set_flush_denormal(True)
     torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
     keep_freed_memory()
     env = make(chosen.env, seed=derive(seed, SEED_TRAIN))

@@ -222,7 +222,8 @@ def do_list(words: list[str]) -> None:
     elif what == "encoders":
         import vision
 
-        print("\n".join(vision.names()))
+        for name in vision.names():
+            print(f"{name:12}  {vision.summary(name)}")
     else:
         from configs.loader import unknown
 

@@ -69,7 +69,9 @@ def features(encoder: Eyes, observation: Observation) -> dict[str, Tensor]:
 
 def _load(config: EncoderConfig, encoder: Encoder) -> str:
     try:
-        return str(load_weights(encoder, config.encoder_weights))
+        return str(
+            load_weights(encoder, config.encoder_weights, config.encoder_weights_sha256 or None)
+        )
     except ValueError as error:
         if config.encoder_width == 1:
             raise

@@ -25,6 +25,9 @@ class EncoderConfig:
     """Shift and scale of VGG's and ResNet's pixels; auto is imagenet with pretrained weights."""
     encoder_weights: str = ""
     """Pretrained weights: a .safetensors or .pth file, torchvision:NAME or timm:NAME."""
+    encoder_weights_sha256: str = ""
+    """SHA-256 that the file must have, in hexadecimal, or its first 8 digits or more; torchvision's
+    files carry 8 in their names."""
     encoder_freeze: bool = False
     """Hold the encoder as it is, statistics of BatchNorm included."""
     encoder_share: bool = False
@@ -41,6 +44,8 @@ def check(config: EncoderConfig) -> None:
     """Raise ValueError, in one line, for a value out of its range."""
     above_zero(config, "encoder_width")
     at_least(config, 0, "encoder_learning_rate")
+    if config.encoder_weights_sha256 and not config.encoder_weights:
+        raise ValueError("encoder_weights_sha256 is given, and encoder_weights names no file")
     if config.encoder_cache and not config.encoder_freeze:
         raise ValueError(
             "encoder_cache is on, and encoder_freeze is off: features of an encoder that learns "

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from numbers import Real
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -177,8 +178,8 @@ def from_dict(config: type[T], values: Mapping[str, Any]) -> T:
 def coerce(name: str, value: Any, kind: Any) -> Any:
     """`value` as the type `kind`, without loss: 1e6 is an integer, 0.5, True and "3" are not.
 
-    Knows bool, int, float, str and Literal. Raises ValueError for a value outside the choices,
-    TypeError for one of another type, both in one line.
+    Knows bool, int, float, str, for which a path may come, and Literal. Raises ValueError for a
+    value outside the choices, TypeError for one of another type, both in one line.
     """
     if get_origin(kind) is Literal:
         choices = get_args(kind)
@@ -196,6 +197,8 @@ def coerce(name: str, value: Any, kind: Any) -> Any:
         if not math.isfinite(real):
             raise ValueError(f"{name} is {value}; it must be finite")
         return real
+    if kind is str and isinstance(value, PathLike):
+        value = fspath(value)
     if kind in (bool, str) and isinstance(value, kind):
         return value
     raise TypeError(f"{name} is {value!r}; it must be {_KINDS.get(kind, kind)}")

@@ -28,6 +28,7 @@ _PUBLIC = {
     "randomisation_test": "vision.sanity",
     "recalibrate": "vision.batchnorm",
     "register": "vision.registry",
+    "summary": "vision.registry",
     "unfreeze": "vision.train",
 }
 _CLASSIFIERS = {"vgg": "vision.backbones.vgg", "resnet": "vision.backbones.resnet"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
@@ -47,6 +48,11 @@ def names() -> list[str]:
     for module in _MODULES:
         import_module(module)
     return sorted(_ENCODERS)
+
+
+def summary(name: str) -> str:
+    """What the encoder called `name` is, in one line: the first of its docstring."""
+    return (inspect.getdoc(find(name)) or "").partition("\n")[0]
 
 
 def find(name: str) -> Callable[..., Encoder]:

@@ -73,8 +73,9 @@ def load_weights(
                 keys none may be missing or mis-shaped, of the file's none unused
 
     A `module.` before every key, as DataParallel writes it, is dropped; an encoder takes its
-    classifier's file. BatchNorm's counters, which old files lack, are never missing. Files that
-    were trained on normalised images want encoders built with normalize="imagenet".
+    classifier's file, and a classifier its encoder's. BatchNorm's counters, which old files lack,
+    are never missing. Files that were trained on normalised images want encoders built with
+    normalize="imagenet".
 
     Raises FileNotFoundError, and ValueError in one line for a file that is none of these, is
     truncated, has another digest, or belongs to another network.
@@ -102,6 +103,8 @@ def _fill(
             key if key in own or "backbone." + key not in own else "backbone." + key: value
             for key, value in state.items()
         }
+    elif all(key.startswith(("backbone.", "head.")) for key in state):
+        state = {key.removeprefix("backbone."): value for key, value in state.items()}
     first = _first_conv(module)
     for key, value in state.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -138,9 +141,10 @@ def _fill(
 def _refuse(module: nn.Module, report: Report) -> None:
     """ValueError if more than the classifier, or an encoder's own head, doesn't fit."""
     backbone = module.backbone if isinstance(module, BackboneEncoder) else module
-    spared: tuple[str, ...] = ("head.",) if isinstance(module, BackboneEncoder) else ()
+    spared: tuple[str, ...] = ()
     if isinstance(backbone, Backbone):
-        spared += (backbone.classifier_name + ".",)
+        classifier = backbone.classifier_name + "."
+        spared = ("head.", classifier, "backbone." + classifier)
     wrong = [
         f"{len(keys)} {word} ({_some(keys)})"
         for word, every in (
@@ -153,7 +157,8 @@ def _refuse(module: nn.Module, report: Report) -> None:
     if wrong:
         raise ValueError(
             f"{report.source} is of another network than this {type(module).__name__}: of its "
-            f"keys {len(report.matched)} fit, {', '.join(wrong)}; strict=False loads what fits"
+            f"keys {len(report.matched)} fit, {', '.join(wrong)}; "
+            "vision.load_weights(..., strict=False) loads what fits"
         )
 
 

@@ -165,7 +165,12 @@ def test_list_envs_and_encoders(tell: Told) -> None:
     assert code == 0 and ["atari", "breakout"] in [line.split() for line in out.splitlines()]
     assert ["gymnasium", "CartPole-v1"] in [line.split() for line in out.splitlines()]
     code, out, _ = tell("list", "encoders")
-    assert code == 0 and {"nature", "dqn2013", "mlp"} <= set(out.split())
+    told = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert code == 0 and {"nature", "dqn2013", "mlp"} <= set(told)
+    assert told["vgg16_bn"].endswith("table 1: configuration D with BatchNorm.")
+    assert told["plain56"].endswith(
+        "56 layers without shortcuts, for images of 32x32 (section 4.2)."
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,16 @@ def test_cameras_that_share_an_encoder(tmp_path: Path) -> None:
 def test_a_cache_asks_for_a_frozen_encoder() -> None:
     with pytest.raises(ValueError, match="encoder_cache is on, and encoder_freeze is off"):
         agent(encoder_cache=True)
+
+
+def test_a_files_digest_is_an_option(tmp_path: Path) -> None:
+    path = weights(tmp_path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert agent(encoder_weights=str(path), encoder_weights_sha256=digest[:8]).report
+    with pytest.raises(ValueError, match="has the sha256"):
+        agent(encoder_weights=str(path), encoder_weights_sha256="0" * 8)
+    with pytest.raises(ValueError, match="names no file"):
+        agent(encoder_weights_sha256=digest)
 
 
 def test_a_run_goes_on_without_the_file(tmp_path: Path) -> None:

@@ -116,6 +116,12 @@ def test_docs_are_the_strings_under_the_fields() -> None:
     assert loader.docs(Room) == {"light": "Whether it is on."}
 
 
+def test_a_path_is_text() -> None:
+    assert loader.coerce("encoder_weights", Path("a") / "b.pth", str) == str(Path("a") / "b.pth")
+    with pytest.raises(TypeError, match="it must be a whole number"):
+        loader.coerce("layers", Path("3"), int)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("1e-4", 1e-4), ("2.5e-4", 2.5e-4), ("-1E3", -1000.0), ("1_000", 1000), ("0.5", 0.5)],

@@ -79,9 +79,19 @@ def test_an_encoder_takes_its_classifiers_file(tmp_path: Path) -> None:
     for a, b in zip(encoder.feature_maps(x), source.stages(x), strict=True):
         assert torch.equal(a, b)
     assert "2 unused: " in str(report) and "1 missing: head.temperature" in str(report)
-    # and its own
+    # and its own, which its classifier takes too
     write(path, encoder.state_dict())
     assert vision.load_weights(encoder, path).unused == ()
+    other = net("resnet18", seed=1)
+    report = vision.load_weights(other, path)
+    assert set(report.missing) == {"fc.bias", "fc.weight"}
+    assert torch.equal(other.eval().stages(x)[-1], source.stages(x)[-1])
+    # a classifier that was saved as a part of something
+    write(path, {f"backbone.{key}": value for key, value in source.state_dict().items()})
+    assert set(vision.load_weights(encoder, path).unused) == {
+        "backbone.fc.bias",
+        "backbone.fc.weight",
+    }
 
 
 def test_another_number_of_classes_leaves_the_classifier(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from vision.registry import register
 
 @register("drq")
 class DrQ(ConvEncoder):
-    """Yarats et al. 2021 (Image Augmentation Is All You Need), appendix B.1.
+    """Yarats et al. 2021, appendix B.1: four convolutions of 32 filters, for continuous control.
 
-    Four 3x3 convolutions of 32 filters, the first with stride 2, orthogonal at the start. The
-    layer of 50 units with LayerNorm and tanh above them belongs to the agent: actor and critic
-    share the convolutions only.
+    Of "Image Augmentation Is All You Need"; 3x3 each, the first with stride 2, orthogonal at the
+    start. The layer of 50 units with LayerNorm and tanh above them belongs to the agent: actor and
+    critic share the convolutions only.
     """
 
     layout = torch.channels_last

@@ -270,6 +270,10 @@ def _define(name: str, configuration: Configuration) -> Build:
         return BackboneEncoder(net, observation_shape, width, head, normalize)
 
     build.__name__ = encoder.__name__ = name
+    layers = name.removeprefix("resnet").removeprefix("plain") + " layers"
+    layers += " without shortcuts" if configuration.plain else ""
+    layers += ", for images of 32x32 (section 4.2)" if configuration.cifar else ""
+    encoder.__doc__ = f"He et al. 2016: {layers}."
     build.__doc__ = f"The classifier {name}, as `ResNet`, of {classes} classes unless given."
     register(name)(encoder)
     return build

@@ -34,6 +34,7 @@ CONFIGURATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
     "vgg16": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),  # D
     "vgg19": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),  # E
 }
+LETTERS = dict(zip(CONFIGURATIONS, ("A", "A-LRN", "B", "C", "D", "E"), strict=True))
 POOLED = 7  # height and width of the last map of a 224x224 image, and of the classifier's input
 HIDDEN = 4096
 
@@ -197,6 +198,8 @@ def _define(name: str) -> Build:
         return BackboneEncoder(net, observation_shape, width, head, normalize)
 
     build.__name__ = encoder.__name__ = name
+    letter = LETTERS[configuration] + (" with BatchNorm" if default == "batch" else "")
+    encoder.__doc__ = f"Simonyan & Zisserman 2014, table 1: configuration {letter}."
     build.__doc__ = f"The classifier {name}, as `VGG`; norm is {default} unless given."
     register(name)(encoder)
     return build

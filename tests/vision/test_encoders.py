@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import vision
+from vision.backbones.backbone import norm_layer
 from vision.encoder import Encoder, block_conv, fits_blocks
 from vision.heads import build_head
 
@@ -297,3 +298,19 @@ def test_a_name_is_registered_once() -> None:
         @vision.register("nature")
         class Other(Encoder):
             pass
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_computes_what_torchs_does(
+    layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    ours, theirs = norm_layer("group", 16), torch.nn.GroupNorm(8, 16)
+    x = torch.randn(2, 16, 5, 7).to(dtype).contiguous(memory_format=layout)
+    a, b = (x.detach().clone(memory_format=layout).requires_grad_() for _ in "ab")
+    out, wanted = ours(a), theirs(b.contiguous())
+    assert out.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(out, wanted, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=0)
+    (out.float() ** 3).sum().backward()
+    (wanted.float() ** 3).sum().backward()
+    torch.testing.assert_close(a.grad, b.grad, atol=1e-4 if dtype == torch.float32 else 0.2, rtol=0)

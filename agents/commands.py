@@ -163,6 +163,8 @@ def do_explain(words: list[str]) -> None:
         camera = given.get("camera")
         result = explain(folder, film, episodes, seed, camera, tell=tell, **_machine(given))
     print(result["text"])
+    if result["caution"]:
+        print(f"note: {result['caution']}")
     print(f"video: {result['video']}")
 
 

@@ -19,6 +19,7 @@ from configs.loader import unknown
 from replay import Field, Observation
 from replay.types import Spec, move
 from vision import OnePart, grad_cam, guided_backprop, randomisation_test
+from vision.encoder import Encoder
 from vision.joint import require_maps
 from vision.sanity import Similarity
 
@@ -26,6 +27,8 @@ HEIGHT = 420
 """Least height of a picture, in pixels; small ones are enlarged by a whole factor."""
 PANEL = 0.75
 """Width of the panel of action values, in heights of the picture."""
+COARSE = 4
+"""Rows or columns of a map up to which one should know that it is coarse."""
 FADE = 0.98
 """Of the bars' scale, from picture to picture."""
 _INK, _PAPER, _BAR, _CHOSEN = (230, 230, 230), 24, (90, 110, 130), (240, 170, 60)
@@ -131,6 +134,21 @@ def camera_of(spec: Spec, env: str, asked: str | None = None) -> str:
     return asked
 
 
+def coarseness(encoder: Encoder) -> str:
+    """What to keep in mind of explanations on this encoder's last map; '' where it is fine enough.
+
+    A ResNet's or VGG's has a 32nd of the image's size: 3x3 for 84x84.
+    """
+    stride = encoder.strides[-1]
+    rows, columns = (-(-size // stride) for size in encoder.observation_shape[1:])
+    if min(rows, columns) > COARSE:
+        return ""
+    return (
+        f"the encoder's last map is about {rows}x{columns}: what it shows is no finer than "
+        f"{stride} pixels of the observation"
+    )
+
+
 def shown(observation: Observation, spec: Spec, camera: str = "") -> np.ndarray:
     """The newest frame of the image to explain, of the first of a batch, as (H, W, 3) uint8."""
     if isinstance(observation, dict):
@@ -158,7 +176,8 @@ def explain(
     camera: str | None = None,
     **where: Any,
 ) -> dict[str, Any]:
-    """Film whole episodes with what the agent looks at; returns their summary and the film's path.
+    """Film whole episodes with what the agent looks at; returns their summary, with
+    the film's path and a caution where the maps are coarse.
 
     camera  the part of the observation to look at, where it has several; None takes the first image
     where   options of `agents.evaluate.staged`
@@ -187,7 +206,8 @@ def explain(
                 stage.add(ended)
                 if len(stage.played) >= episodes:
                     break
-        return stage.summary(video=str(path))
+        _, encoder, _ = stage.agent.explained(torch.as_tensor(action))
+        return stage.summary(video=str(path), caution=coarseness(images(encoder)[camera]))
 
 
 def sanity(

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from agents.dqn import DQN
-from agents.explain import conclusion, explain, look, newest, sanity, still
+from agents.explain import coarseness, conclusion, explain, look, newest, sanity, still
 from agents.start import create
 from configs.dqn import DQNConfig
+from vision import build_encoder
 from vision.sanity import Similarity
 
 BASE: dict[str, Any] = {
@@ -98,7 +99,7 @@ def test_a_film_of_what_it_looks_at(tmp_path: Path) -> None:
 
     folder = run(tmp_path)
     result = explain(folder, tmp_path / "film.mp4", episodes=2)
-    assert len(result["scores"]) == 2
+    assert len(result["scores"]) == 2 and result["caution"] == ""
     with av.open(str(tmp_path / "film.mp4")) as film:
         pictures = sum(1 for _ in film.decode(video=0))
         stream = film.streams.video[0]
@@ -107,6 +108,13 @@ def test_a_film_of_what_it_looks_at(tmp_path: Path) -> None:
     # every picture that was acted on, the one before each reset too
     assert pictures == sum(result["lengths"]) + 1
     assert Path(explain(folder)["video"]).parent == folder / "videos"
+
+
+def test_coarse_maps_are_told() -> None:
+    assert coarseness(build_encoder("nature", (4, 84, 84))) == ""
+    assert coarseness(build_encoder("resnet18", (3, 224, 224), 0.1)) == ""
+    told = coarseness(build_encoder("resnet18", (4, 84, 84), 0.1))
+    assert told.startswith("the encoder's last map is about 3x3: what it shows is no finer than 32")
 
 
 def test_the_check_of_randomised_weights(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import inspect
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision.blocks import block_conv, fits_blocks
 from vision.heads import build_head
 from vision.registry import find
 from vision.train import Freezable
@@ -174,50 +174,15 @@ class ConvEncoder(Encoder):
     def feature_maps(self, observation: Tensor) -> list[Tensor]:
         first, *rest = self.convs
         assert isinstance(first, nn.Conv2d)
-        if fits_blocks(observation, first.kernel_size[0], first.stride[0]):
+        if fits_blocks(observation, first):
             self.check_shape(observation)
-            x = block_conv(first, observation, self.scale)
+            x = block_conv(first, observation, self.scale, _arithmetic(observation))
         else:
             x = first(self.prepare(observation))
         maps = [x.relu_()]
         for conv in rest:
             maps.append(conv(maps[-1]).relu_())
         return maps
-
-
-def fits_blocks(image: Tensor, kernel: int, stride: int) -> bool:
-    """Whether `block_conv` computes a convolution of this batch, and faster than torch's own."""
-    return (
-        image.dtype == torch.uint8
-        and image.device.type == "cpu"
-        and stride in _WORDS
-        and kernel % stride == 0
-        and image.shape[-1] % stride == 0
-        and image.is_contiguous()
-        and image.data_ptr() % stride == 0
-    )
-
-
-_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""A type as long as a row of a block of bytes, so that blocks move by whole rows."""
-
-
-def block_conv(conv: nn.Conv2d, image: Tensor, scale: Tensor) -> Tensor:
-    """A strided convolution of scaled bytes (B, C, H, W), as one of stride 1 over their blocks.
-
-    Each stride x stride block of pixels becomes one pixel of C * stride**2 channels, which lie
-    together in memory: a processor multiplies long rows of channels, and a stack of frames has
-    few. The bytes themselves are exact in bfloat16, so `scale` goes to the weights.
-    """
-    stride, kernel = conv.stride[0], conv.kernel_size[0]
-    batch, channels, height, width = image.shape
-    rows, size = height // stride, kernel // stride
-    words = image[..., : rows * stride, :].view(_WORDS[stride])
-    words = words.unflatten(2, (rows, stride)).permute(0, 2, 4, 1, 3).contiguous()
-    pixels = words.view(torch.uint8).view(batch, rows, width // stride, -1).permute(0, 3, 1, 2)
-    weight = (conv.weight * scale).view(-1, channels, size, stride, size, stride)
-    weight = weight.permute(0, 1, 3, 5, 2, 4).reshape(len(weight), -1, size, size)
-    return F.conv2d(pixels.to(_arithmetic(image)), weight, conv.bias)
 
 
 def scale_channels(channels: int, width: float) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 import vision
 from vision.backbones.backbone import norm_layer
-from vision.encoder import Encoder, block_conv, fits_blocks
+from vision.encoder import Encoder
 from vision.heads import build_head
 
 IMAGE = (4, 84, 84)
@@ -71,41 +71,6 @@ def test_nature_computes_what_its_paper_says() -> None:
     torch.testing.assert_close(encoder(x), y.flatten(1), atol=1e-6, rtol=1e-5)
     floats = x.float().mul_(torch.tensor(1 / 255))
     assert torch.equal(encoder(floats), y.flatten(1))
-
-
-@pytest.mark.parametrize("kernel, stride", [(8, 4), (4, 4), (4, 2), (6, 2), (2, 2), (8, 8)])
-@pytest.mark.parametrize("height, width", [(84, 88), (43, 40), (29, 32), (16, 24)])
-def test_a_convolution_over_blocks_is_the_convolution(
-    kernel: int, stride: int, height: int, width: int
-) -> None:
-    conv = torch.nn.Conv2d(3, 5, kernel, stride)
-    image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
-    assert fits_blocks(image, kernel, stride)
-    plain = conv(image.float() / 255)
-    cotangent = torch.randn_like(plain)
-    wanted = torch.autograd.grad(plain, list(conv.parameters()), cotangent)
-    out = block_conv(conv, image, torch.tensor(1 / 255))
-    torch.testing.assert_close(out, plain, atol=1e-5, rtol=1e-5)
-    found = torch.autograd.grad(out, list(conv.parameters()), cotangent)
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
-
-
-def test_what_no_blocks_hold_takes_the_plain_way() -> None:
-    image = torch.zeros((2, 3, 84, 84), dtype=torch.uint8)
-    assert fits_blocks(image, 8, 4)
-    assert not fits_blocks(image.float(), 8, 4)
-    assert not fits_blocks(image, 7, 4)
-    assert not fits_blocks(image, 3, 1)
-    assert not fits_blocks(image[..., :82], 8, 4)
-    assert not fits_blocks(image[..., :82].contiguous(), 8, 4)
-    assert not fits_blocks(image.view(-1)[1 : 1 + 3 * 84 * 84].view(1, 3, 84, 84), 8, 4)
-    assert not fits_blocks(image.to("meta"), 8, 4)
-    encoder = vision.build_encoder("nature", (4, 86, 90))
-    odd = torch.randint(0, 256, (2, 4, 86, 90), dtype=torch.uint8)
-    torch.testing.assert_close(encoder(odd), encoder(odd.float() / 255), atol=1e-5, rtol=1e-5)
-    wide = torch.randint(0, 256, (2, 4, 88, 92), dtype=torch.uint8)
-    encoder = vision.build_encoder("nature", (4, 88, 92))
-    torch.testing.assert_close(encoder(wide), encoder(wide.float() / 255), atol=1e-5, rtol=1e-5)
 
 
 def test_the_oldest_encoders_keep_their_checkpoints_keys() -> None:

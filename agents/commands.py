@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from agents.options import Parser, UsageError, add_config, from_text, read
+from agents.options import Parser, UsageError, add_config, flag, from_text, read
+from configs.loader import field_types
 
 if TYPE_CHECKING:
     from agents.session import Session
@@ -44,6 +45,7 @@ def do_train(words: list[str]) -> None:
     _machine_options(parser, default="the run's")
     if not {"-h", "--help", "--resume"} & {word.partition("=")[0] for word in words}:
         raise UsageError("name an algorithm first, such as: agents train dqn --env Breakout")
+    _refuse_fixed(words)
     given = parser.parse(words)
     folder = run_folder(given["resume"])
     steps, threads = _count(given, "steps", None), _count(given, "threads", None)
@@ -51,6 +53,24 @@ def do_train(words: list[str]) -> None:
     from agents.start import resume
 
     _run(resume(folder, steps, device=device, threads=threads))
+
+
+def _refuse_fixed(words: list[str]) -> None:
+    """UsageError for an option of a new run where one goes on."""
+    from agents.config import lookup
+    from configs.run import RunConfig
+    from envs.config import EnvConfig
+
+    configs = (RunConfig, EnvConfig, *(lookup(name).config for name in _algorithms()))
+    fixed = {flag(name) for config in configs for name in field_types(config)}
+    fixed |= {option.replace("--", "--no-", 1) for option in fixed} | {"--preset"}
+    for word in words:
+        option = word.partition("=")[0]
+        if option in fixed - {"--steps", "--device", "--threads"}:
+            raise UsageError(
+                f"{option} is of a new run: one that goes on keeps what it began with, but for "
+                "--steps, --device and --threads"
+            )
 
 
 def _train_new(algorithm: str, words: list[str]) -> None:

@@ -73,7 +73,7 @@ def _load(config: EncoderConfig, encoder: Encoder) -> str:
             load_weights(encoder, config.encoder_weights, config.encoder_weights_sha256 or None)
         )
     except ValueError as error:
-        if config.encoder_width == 1:
+        if config.encoder_width == 1 or "mis-shaped" not in str(error):
             raise
         raise ValueError(
             f"{error}; encoder_width is {config.encoder_width:g} here, and a file of the whole "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import torch
 from torch import Tensor, nn
 
-from vision.blocks import block_conv, fits_blocks
+from vision.blocks import ByteConv, arithmetic
 from vision.heads import build_head
 from vision.registry import find
 from vision.train import Freezable
@@ -68,7 +68,7 @@ class Encoder(Freezable):
         are cast and handed on.
         """
         if len(self.observation_shape) == 3 and observation.shape[1:] == (self.feature_dim,):
-            return observation.to(_arithmetic(observation))
+            return observation.to(arithmetic(observation))
         return self.head(self.feature_maps(observation)[-1])
 
     def feature_maps(self, observation: Tensor) -> list[Tensor]:
@@ -90,7 +90,7 @@ class Encoder(Freezable):
         another type than uint8 outside [0, 1]; not every batch of these is read.
         """
         self.check_shape(observation)
-        dtype = _arithmetic(observation)
+        dtype = arithmetic(observation)
         if self._layout != torch.contiguous_format:
             observation = observation.contiguous(memory_format=self._layout)
         if observation.dtype == torch.uint8:
@@ -100,7 +100,11 @@ class Encoder(Freezable):
         return observation if observation.dtype == dtype else observation.to(dtype)
 
     def check_shape(self, observation: Tensor) -> None:
-        """ValueError for a batch of another shape than the encoder was built for."""
+        """ValueError for what is no batch of the shape that the encoder was built for."""
+        if not isinstance(observation, Tensor):
+            raise ValueError(
+                f"{type(self).__name__} takes tensors (B, ...), not {type(observation).__name__}"
+            )
         if observation.shape[1:] != self.observation_shape:
             raise ValueError(
                 f"{type(self).__name__} was built for observations of shape "
@@ -128,12 +132,6 @@ class Encoder(Freezable):
             )
 
 
-def _arithmetic(of: Tensor) -> torch.dtype:
-    """The dtype that networks compute in, on that tensor's device."""
-    kind = of.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-
-
 class ConvEncoder(Encoder):
     """A stack of plain convolutions with ReLU, described by a table.
 
@@ -151,10 +149,12 @@ class ConvEncoder(Encoder):
             observation_shape, type(self).__name__.lower(), self.least_size()
         )
         before, stride = observation_shape[0], 1
-        convs, channels, strides = [], [], []
+        convs: list[nn.Conv2d] = []
+        channels, strides = [], []
         for out, kernel, step in self.layers:
             out = self.scaled(out)
-            convs.append(nn.Conv2d(before, out, kernel, step))
+            conv = nn.Conv2d if convs else ByteConv
+            convs.append(conv(before, out, kernel, step))
             rows, columns = (rows - kernel) // step + 1, (columns - kernel) // step + 1
             before, stride = out, stride * step
             channels.append(out)
@@ -172,16 +172,14 @@ class ConvEncoder(Encoder):
         return size
 
     def feature_maps(self, observation: Tensor) -> list[Tensor]:
-        first, *rest = self.convs
-        assert isinstance(first, nn.Conv2d)
-        if fits_blocks(observation, first):
-            self.check_shape(observation)
-            x = block_conv(first, observation, self.scale, _arithmetic(observation))
-        else:
-            x = first(self.prepare(observation))
-        maps = [x.relu_()]
-        for conv in rest:
-            maps.append(conv(maps[-1]).relu_())
+        self.check_shape(observation)
+        first = self.convs[0]
+        as_bytes = isinstance(first, ByteConv) and first.fits(observation)
+        x = observation if as_bytes else self.prepare(observation)
+        maps = []
+        for conv in self.convs:
+            x = conv(x).relu_()
+            maps.append(x)
         return maps
 
 

@@ -126,7 +126,10 @@ class JointEncoder(Freezable):
         seen: dict[str, Tensor] = {}
         for (encoder, *_), parts in groups.items():
             values = [observation[part] for part in parts]
-            together = encoder(torch.cat(values) if len(values) > 1 else values[0])
+            # on a CPU autocast takes no cached features, which are float16
+            with torch.autocast(values[0].device.type, enabled=False):
+                stacked = torch.cat(values) if len(values) > 1 else values[0]
+            together = encoder(stacked)
             seen.update(zip(parts, together.chunk(len(parts)), strict=True))
         return seen
 

@@ -16,6 +16,8 @@ from vision.backbones.backbone import Backbone, BackboneEncoder, check_choice
 RULES = ("auto", "average", "tile")
 _PACKAGES = ("torchvision", "timm")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
+_PREFIXES = ("_orig_mod.", "module.")
+"""What torch.compile and DataParallel write before every key."""
 _SHOWN = 4
 
 
@@ -72,7 +74,7 @@ def load_weights(
     strict      False loads whatever fits; True demands all but the classifier: of a network's own
                 keys none may be missing or mis-shaped, of the file's none unused
 
-    A `module.` before every key, as DataParallel writes it, is dropped; an encoder takes its
+    What DataParallel and torch.compile write before every key is dropped; an encoder takes its
     classifier's file, and a classifier its encoder's. BatchNorm's counters, which old files lack,
     are never missing. Files that were trained on normalised images want encoders built with
     normalize="imagenet".
@@ -96,8 +98,13 @@ def _fill(
 ) -> Report:
     """Match keys and shapes, refuse or copy."""
     own = module.state_dict(keep_vars=True)
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    for key, value in state.items():
+        # as float32, which greater numbers of a float64 file become infinite in
+        if value.is_floating_point() and not bool(value.float().isfinite().all()):
+            raise ValueError(f"{source} holds NaN or infinity in {key}")
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
     if isinstance(module, BackboneEncoder):
         state = {
             key if key in own or "backbone." + key not in own else "backbone." + key: value
@@ -106,9 +113,6 @@ def _fill(
     elif all(key.startswith(("backbone.", "head.")) for key in state):
         state = {key.removeprefix("backbone."): value for key, value in state.items()}
     first = _first_conv(module)
-    for key, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"{source} holds NaN or infinity in {key}")
     copies: dict[str, Tensor] = {}
     misshaped, adapted = [], ""
     for key, value in state.items():
@@ -254,6 +258,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} holds no state dict but {type(content).__name__}")
     for key, value in content.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{path} holds no state dict: {key!r} is no parameter's name")
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"{path} holds no state dict: {key!r} is {type(value).__name__}, not a tensor"

@@ -205,8 +205,23 @@ def test_list_envs_and_encoders(tell: Told) -> None:
         ("train dqn Pong", "unexpected argument 'Pong'; see agents train dqn --help"),
         ("train dqn --resume x", "--resume takes no algorithm: agents train --resume DIR"),
         ("train --resume", "--resume needs a value"),
+        (
+            "train --resume x --encoder-width 1",
+            "--encoder-width is of a new run: one that goes on keeps what it began with, but for "
+            "--steps, --device and --threads",
+        ),
+        (
+            "train --resume x --no-dueling",
+            "--no-dueling is of a new run: one that goes on keeps what it began with, but for "
+            "--steps, --device and --threads",
+        ),
         ("train --resume nowhere", "no run folder at nowhere"),
-        ("train --resume . --seed 3", "unknown option '--seed'; see agents train --help"),
+        (
+            "train --resume . --seed 3",
+            "--seed is of a new run: one that goes on keeps what it began with, but for "
+            "--steps, --device and --threads",
+        ),
+        ("train --resume . --sead 3", "unknown option '--sead'; see agents train --help"),
         ("eval", "DIR is missing; see agents eval --help"),
         ("eval nowhere", "no run folder at nowhere"),
         ("eval .", ". is not a run folder: it holds no config.yaml"),

@@ -240,3 +240,22 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     state["conv1.weight"][0, 0, 0, 0] = torch.nan
     path = write(tmp_path / "w.safetensors", state)
     assert "holds NaN or infinity in conv1.weight" in refused(net("resnet20", seed=1), path)
+
+
+def test_keys_that_are_no_names_and_numbers_beyond_float32(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({1: torch.ones(2)}, path)
+    with pytest.raises(ValueError, match="holds no state dict: 1 is no parameter's name"):
+        vision.load_weights(net(), path)
+    state = net("resnet18").state_dict()
+    state["layer1.0.conv1.weight"] = state["layer1.0.conv1.weight"].double() * 1e300
+    torch.save(state, path)
+    encoder = vision.build_encoder("resnet18", (3, 64, 64), width=WIDTH)
+    with pytest.raises(ValueError, match=r"NaN or infinity in layer1\.0\.conv1\.weight"):
+        vision.load_weights(encoder, path)
+
+
+def test_a_compiled_networks_file_loads(tmp_path: Path) -> None:
+    source, other = net(), net(seed=1)
+    state = {f"_orig_mod.{key}": value for key, value in source.state_dict().items()}
+    assert vision.load_weights(other, write(tmp_path / "w.pth", state)).missing == ()

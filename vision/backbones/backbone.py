@@ -102,7 +102,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         slow = input.dtype == torch.bfloat16 and input.device.type == "cpu"
-        if slow and not input.is_contiguous():
+        if slow and input.dim() == 4 and not input.is_contiguous():
             return super().forward(input.contiguous()).contiguous(memory_format=torch.channels_last)
         return super().forward(input)
 

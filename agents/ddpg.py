@@ -20,9 +20,9 @@ from agents.exploration import Noise
 from agents.graph import Forward
 from agents.heads import Layers
 from agents.linear import settle
-from agents.optimizer import take_up
-from agents.perception import Eyes, features, images, learnable, perceive
-from agents.polyak import polyak
+from agents.optimizer import Adam, take_up
+from agents.perception import Eyes, features, learnable, perceive
+from agents.polyak import Polyak
 from agents.precision import computes_bf16
 from configs.ddpg import DDPGConfig, check
 from replay import Batch, Observation
@@ -184,21 +184,22 @@ class DDPG:
         if online.eye is not None:
             self.actor_parts["eye"] = online.eye
         on_gpu = self.device.type == "cuda"
-        self.critic_optimizer = torch.optim.Adam(
+        self.critic_optimizer = Adam(
             learnable(config, online.encoder, self.critic_parts),
             config.critic_learning_rate,
             weight_decay=config.critic_l2,
-            fused=True,
-            capturable=on_gpu,
+            on_gpu=on_gpu,
         )
-        self.actor_optimizer = torch.optim.Adam(
+        self.actor_optimizer = Adam(
             list(self.actor_parts.parameters())
             if online.eye is None
             else learnable(config, online.eye, self.actor_parts),
             config.actor_learning_rate,
-            fused=True,
-            capturable=on_gpu,
+            on_gpu=on_gpu,
         )
+        # once, for walking through modules takes longer than some of the arithmetic
+        self._critic_weights = [p for p in self.critic_parts.parameters() if p.requires_grad]
+        self._follow = Polyak(self.target, online)
         self._actor_loss = torch.zeros((), device=self.device)
         self._policy = Forward(self._best)
         self.updates = 0
@@ -312,13 +313,13 @@ class DDPG:
         self.critic_parts.eval()
         error = target - q
         loss = (batch.weight * critic_loss(error)).mean()
-        self.critic_optimizer.zero_grad(set_to_none=True)
+        self.critic_optimizer.zero_grad()
         loss.backward()
         self.critic_optimizer.step()
 
         if self.course:
             self._improve(observation, feature.detach())
-            polyak(self.target, online, config.tau)
+            self._follow(config.tau)
         metrics = {"loss": loss.detach(), "q": q.detach().mean(), "actor_loss": self._actor_loss}
         return metrics, error.detach().abs().mean(0)
 
@@ -338,18 +339,17 @@ class DDPG:
         Lillicrap et al. 2015, equation 6; the first of two critics as in Fujimoto et al. 2018.
         """
         online = self.online
-        self.critic_parts.requires_grad_(False)
+        for weight in self._critic_weights:
+            weight.requires_grad_(False)
         self.actor_parts.train()
         action = online.policy(observation, feature)
         self.actor_parts.eval()
         loss = -online.critics[0](feature, action).mean()
-        self.actor_optimizer.zero_grad(set_to_none=True)
+        self.actor_optimizer.zero_grad()
         loss.backward()
         self.actor_optimizer.step()
-        self.critic_parts.requires_grad_(True)
-        for encoder in images(online.encoder).values():
-            if encoder.frozen:
-                encoder.requires_grad_(False)
+        for weight in self._critic_weights:
+            weight.requires_grad_(True)
         self._actor_loss.copy_(loss.detach())
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from agents.graph import Forward
 from agents.linear import Linear, settle
 from agents.noisy import NoisyLinear, resample, silence
-from agents.optimizer import limit, take_up
+from agents.optimizer import Adam, limit, take_up
 from agents.perception import Eyes, features, learnable, perceive
 from agents.precision import computes_bf16
 from agents.rmsprop import CentredRMSprop
@@ -285,7 +285,7 @@ class DQN:
             loss = td_loss(error, config.loss)
             error = error.detach()
         mean = (batch.weight * loss).mean()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         mean.backward()
         if config.max_grad_norm:
             on_host = self.device.type == "cpu"
@@ -335,6 +335,5 @@ def _optimizer(config: DQNConfig, network: QNetwork) -> torch.optim.Optimizer:
     parameters = learnable(config, network.encoder, network)
     rate, eps = config.learning_rate, config.optimizer_eps
     if config.optimizer == "adam":
-        on_gpu = network.support.is_cuda
-        return torch.optim.Adam(parameters, rate, eps=eps, fused=True, capturable=on_gpu)
+        return Adam(parameters, rate, eps=eps, on_gpu=network.support.is_cuda)
     return CentredRMSprop(parameters, rate, config.rmsprop_decay, eps)

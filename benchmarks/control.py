@@ -147,8 +147,6 @@ def pictures(rounds: int) -> list[Row]:
 
 def parts(folder: Path, rounds: int, threads: int) -> list[Row]:
     """Microseconds of the default preset's update, by part."""
-    from agents.polyak import polyak
-
     run = run_of_ours("default", folder, threads)
     run.advance(2 * WARM)
     agent: Any = run.session.agent
@@ -165,7 +163,7 @@ def parts(folder: Path, rounds: int, threads: int) -> list[Row]:
         "priorities": lambda: replay.update(batch.index, error),
         "target": lambda: agent._target(batch.next_observation, batch.reward, batch.discount),
         "actor, every second update": policy,
-        "moving targets, every second update": lambda: polyak(agent.target, agent.online, 0.005),
+        "moving targets, every second update": lambda: agent._follow(0.005),
         "learn, mean of both kinds": lambda: (agent.update(batch), agent.update(batch)),
         "act": lambda: agent.act(replay.latest()),
     }

@@ -17,7 +17,7 @@ from agents.ddpg import DDPG, ActorCritic, critic_loss, smooth, td_target
 from agents.exploration import Noise
 from agents.graph import Step
 from agents.heads import Layers
-from agents.polyak import polyak
+from agents.polyak import Polyak
 from configs.ddpg import DDPGConfig
 from replay import Batch, Field, PrioritizedReplay
 from tests.replay.test_kernels import NoSync
@@ -112,7 +112,7 @@ def test_polyak_moves_parameters_and_statistics_and_copies_counts() -> None:
     with torch.no_grad():
         online[0].weight.add_(1.0)
     before = copy.deepcopy(target)
-    polyak(target, online, 0.25)
+    Polyak(target, online)(0.25)
     for name, value in target.state_dict().items():
         here, there = online.state_dict()[name], before.state_dict()[name]
         if value.is_floating_point():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from agents.linear import Linear, linear, settle
-from agents.polyak import polyak
+from agents.polyak import Polyak
 
 
 def test_float32_is_the_plain_layer() -> None:
@@ -70,7 +70,7 @@ def test_a_settled_layer_follows_what_is_copied_into_it() -> None:
         lambda: layer.load_state_dict(Linear(6, 4).state_dict()),
         lambda: setattr(layer.weight, "data", torch.randn(4, 6)),
         lambda: layer.bias.add_(1),
-        lambda: polyak(layer, Linear(6, 4), 0.5),
+        lambda: Polyak(layer, Linear(6, 4))(0.5),
     ):
         change()
         for _ in range(2):

@@ -20,6 +20,7 @@ from agents.evaluate import counted, evaluation_epsilon, lanes, summary
 from agents.log import Logger
 from agents.loop import Agent, Tick, evaluate, observation_field, train
 from agents.player import Player
+from agents.precision import flushing
 from agents.process import locked, stoppable, write_text
 from agents.rig import pace
 from configs.loader import to_dict
@@ -160,7 +161,11 @@ class Session:
             credit=self.credit,
         )
         try:
-            for tick in ticks:
+            while True:
+                with flushing():
+                    tick = next(ticks, None)
+                if tick is None:
+                    return
                 self.step, self.updates, self.credit = tick.step, tick.updates, tick.credit
                 self._metrics = tick.metrics
                 yield tick

@@ -15,6 +15,7 @@ from agents.checkpoint import NewerSchema
 from agents.config import TrainConfig
 from agents.errors import CheckpointError
 from agents.loop import shows_images
+from agents.precision import flushing
 from agents.process import keep_freed_memory, locked
 from agents.rig import keep_view, single
 from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
@@ -191,15 +192,12 @@ def _taken_up(
 
 
 def _assemble(folder: Path, chosen: TrainConfig, seed: int, *, pretrained: bool = False) -> Session:
-    # numbers below float32's normal range count as 0: a processor takes a hundred times as long for
-    # them, and the moments of weights that no gradient reaches any more all end there; threads that
-    # start from now on do likewise
-    torch.set_flush_denormal(True)
     torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
     keep_freed_memory()
     env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
     device = pick_device(chosen.run.device)
-    agent = build_agent(chosen, env, chosen.run.seed, device, pretrained=pretrained)
+    with flushing():  # the first arithmetic may start torch's threads
+        agent = build_agent(chosen, env, chosen.run.seed, device, pretrained=pretrained)
     notes = [agent.report] if agent.report else []
     replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
     return Session(folder, chosen, env, agent, replay, notes=notes)

@@ -176,8 +176,9 @@ def explain(
     camera: str | None = None,
     **where: Any,
 ) -> dict[str, Any]:
-    """Film whole episodes with what the agent looks at; returns their summary, with
-    the film's path and a caution where the maps are coarse.
+    """Film whole episodes with what the agent looks at; returns their summary.
+
+    With it come the film's path, and a caution where the maps are coarse, else ''.
 
     camera  the part of the observation to look at, where it has several; None takes the first image
     where   options of `agents.evaluate.staged`

@@ -20,6 +20,7 @@ from agents.exploration import Noise
 from agents.graph import Forward
 from agents.heads import Layers
 from agents.linear import settle
+from agents.modes import Training
 from agents.optimizer import Adam, take_up
 from agents.perception import Eyes, features, learnable, perceive
 from agents.polyak import Polyak
@@ -199,6 +200,8 @@ class DDPG:
         )
         # once, for walking through modules takes longer than some of the arithmetic
         self._critic_weights = [p for p in self.critic_parts.parameters() if p.requires_grad]
+        self._training_critics = Training(self.critic_parts)
+        self._training_actor = Training(self.actor_parts)
         self._follow = Polyak(self.target, online)
         self._actor_loss = torch.zeros((), device=self.device)
         self._policy = Forward(self._best)
@@ -307,10 +310,9 @@ class DDPG:
         following = self._shifted(batch.next_observation)
         target = self._target(following, batch.reward, batch.discount)
 
-        self.critic_parts.train()
-        feature = online.see(observation)
-        q = online.q(feature, batch.action)
-        self.critic_parts.eval()
+        with self._training_critics:
+            feature = online.see(observation)
+            q = online.q(feature, batch.action)
         error = target - q
         loss = (batch.weight * critic_loss(error)).mean()
         self.critic_optimizer.zero_grad()
@@ -341,9 +343,8 @@ class DDPG:
         online = self.online
         for weight in self._critic_weights:
             weight.requires_grad_(False)
-        self.actor_parts.train()
-        action = online.policy(observation, feature)
-        self.actor_parts.eval()
+        with self._training_actor:
+            action = online.policy(observation, feature)
         loss = -online.critics[0](feature, action).mean()
         self.actor_optimizer.zero_grad()
         loss.backward()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from agents.graph import Forward
 from agents.linear import Linear, settle
+from agents.modes import Training
 from agents.noisy import NoisyLinear, resample, silence
 from agents.optimizer import Adam, limit, take_up
 from agents.perception import Eyes, features, learnable, perceive
@@ -169,6 +170,7 @@ class DQN:
         self.report = online.report
         self.online = online.to(self.device).eval()
         self.target = settle(copy.deepcopy(self.online).requires_grad_(False))
+        self._training = Training(self.online)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.explorer = np.random.Generator(np.random.PCG64(seed))
         self.optimizer = _optimizer(config, self.online)
@@ -271,9 +273,8 @@ class DQN:
             resample(online, self.generator)
             resample(self.target, self.generator)
         target = self._target(batch)
-        online.train()
-        out = online(batch.observation)
-        online.eval()
+        with self._training:
+            out = online(batch.observation)
         chosen = pick(out, batch.action)
         if config.distributional:
             loss = -(target * chosen.log_softmax(1)).sum(1)

@@ -29,17 +29,26 @@ class Linear(nn.Linear):
 
     settled = False
     """Whether weights are rounded when they change, rather than at every call; see `settle`."""
-    _rounded: tuple[object, Tensor, Tensor] | None = None
+    _rounded: tuple[object, Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_features) -> (B, out_features), of the same type."""
         weight, bias = self.weight, self.bias
         if input.dtype == weight.dtype or not self.settled or weight.device.type != "cpu":
             return linear(input, weight, bias)
-        version = input.dtype, weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
+        return F.linear(input, self.rounded(input.dtype), bias.to(input.dtype))
+
+    def rounded(self, dtype: torch.dtype) -> Tensor:
+        """The weight in that type, without a gradient; a settled layer keeps it."""
+        weight = self.weight.detach()
+        if dtype == weight.dtype:
+            return weight
+        if not self.settled:
+            return weight.to(dtype)
+        version = dtype, weight.data_ptr(), weight._version
         if self._rounded is None or self._rounded[0] != version:
-            self._rounded = version, weight.to(input.dtype), bias.to(input.dtype)
-        return F.linear(input, *self._rounded[1:])
+            self._rounded = version, weight.to(dtype)
+        return self._rounded[1]
 
 
 def settle(network: N) -> N:

@@ -105,6 +105,15 @@ def test_random_shift_is_padding_by_repetition_and_a_crop() -> None:
     assert len(seen) == 25
 
 
+@pytest.mark.parametrize("pixels", [1, 4, 30])
+def test_bytes_move_as_other_numbers_do(pixels: int) -> None:
+    images = torch.randint(0, 256, (50, 3, 9, 20), dtype=torch.uint8)
+    moved = [
+        random_shift(x, pixels, torch.Generator().manual_seed(0)) for x in (images, images.int())
+    ]
+    assert torch.equal(*moved)
+
+
 def test_polyak_moves_parameters_and_statistics_and_copies_counts() -> None:
     online = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     target = copy.deepcopy(online)

@@ -47,8 +47,9 @@ class DDPGConfig(LearnerConfig):
     tau: float = 0.005
     """Share of the networks that moves into the targets at a time."""
 
-    noise: Literal["gaussian", "ou"] = "gaussian"
-    """Exploration: independent, or an Ornstein-Uhlenbeck process (Lillicrap et al. 2015)."""
+    noise: Literal["gaussian", "pink", "ou"] = "gaussian"
+    """Exploration: independent, of equal power in every octave (Eberhard et al. 2023), or an
+    Ornstein-Uhlenbeck process (Lillicrap et al. 2015)."""
     noise_start: float = 0.1
     """Its standard deviation at the first step (an Ornstein-Uhlenbeck process' sigma); actions lie
     in [-1, 1]."""

@@ -147,6 +147,16 @@ def test_ornstein_uhlenbeck_is_its_recursion() -> None:
     assert after == pytest.approx(0.85, abs=0.02)
 
 
+def test_pink_noise_has_as_much_power_in_every_octave() -> None:
+    noise, draw = Noise("pink", 0.15), np.random.default_rng(3)
+    path = np.array([noise((40, 2), 0.3, draw) for _ in range(4096)]).reshape(4096, -1)
+    assert path.std() == pytest.approx(0.3, rel=0.05)
+    power = (np.abs(np.fft.rfft(path, axis=0)) ** 2).mean(1)
+    octaves = [power[2**k : 2 ** (k + 1)].sum() for k in range(4, 10)]  # 8 to 256 steps long
+    assert max(octaves) < 1.3 * min(octaves)
+    assert Noise("gaussian", 0.15)((3, 2), 0.3, draw).shape == noise((3, 2), 0.3, draw).shape
+
+
 def reference(made: DDPG, batches: list[Batch]) -> tuple[nn.Module, nn.Module]:
     """The papers' algorithm written out: no freezing, no shared passes, one loss after another."""
     config = made.config
@@ -339,7 +349,9 @@ def test_random_shift_refuses_vectors() -> None:
         agent({"random_shift": 4})
 
 
-@pytest.mark.parametrize("switches", [*SWITCHES, {"noise": "ou", "target_noise": 0.2}])
+@pytest.mark.parametrize(
+    "switches", [*SWITCHES, {"noise": "ou", "target_noise": 0.2}, {"noise": "pink"}]
+)
 def test_a_saved_agent_goes_on_bit_for_bit(switches: dict[str, Any], tmp_path: Path) -> None:
     one, shape = agent(switches), shape_of(switches)
     one.anneal(5, 10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 OCTAVES = 10
-"""Of pink noise: its parts decay within half a step to 256."""
+"""Of pink noise: first-order processes, with time constants of 0.5 to 256 steps."""
 
 
 class Noise:

@@ -4,188 +4,265 @@ Around the products, which are torch's, a layer is one pass over its rows: bias,
 rounding to bfloat16 and the last layer forward, and all their gradients backward. As modules, one
 operation after the other, they take several times as long as the products do.
 
-What a pass remembers lies on a `Desk`, which later passes use again.
+The modules stay what they are, and compute themselves wherever someone may have changed them or
+watches them: hooks, pruning, parametrisations, other classes, torch's transforms and modes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
-from agents.fused_kernels import BITS, FLOAT, ahead, back
+from agents import fused_kernels
+from agents.linear import Linear
 
 if TYPE_CHECKING:
     from agents.heads import Layers
 
-_KINDS = {torch.float32: FLOAT, torch.bfloat16: BITS}
+_DTYPES = torch.float32, torch.bfloat16
+_PLAIN = Tensor, nn.Parameter
+_NONE = np.empty(0, np.float32)
+_KEPT = 4
+"""Sizes that workspaces are kept for. An agent has two: rows that it acts on, and a batch's."""
 
 
-class _Memory:
-    """What a layer's pass over its rows reads and writes, and where that lies."""
+def run(layers: Layers, x: Tensor, second: torch.dtype) -> Tensor | None:
+    """The layers' output (B, out) float32, of what goes into the first one, x (B, F).
 
-    def __init__(self, rows: int, units: int, kind: torch.dtype, y_kind: torch.dtype) -> None:
-        self.product = torch.empty(rows, units, dtype=kind)
-        self.y = torch.empty(rows, units, dtype=y_kind)
-        self.slope = torch.empty_like(self.product)
-        self.above = torch.empty_like(self.y)
-        self._rows = torch.empty(2, rows)
-        self.shape = rows, units
-        self.x_at = self.product.data_ptr(), _KINDS[kind]
-        self.y_at = self.y.data_ptr(), _KINDS[y_kind]
-        self.rows_at = self._rows.data_ptr()
-        self.slope_at, self.above_at = self.slope.data_ptr(), self.above.data_ptr()
-
-
-class Desk:
-    """The memory of one pass over a number of rows through two layers; later passes use it again.
-
-    units are those of the layers, kinds the types that they compute in.
+    The second layer computes in the type `second`. None where the modules have to do it.
     """
+    if (
+        type(x) not in _PLAIN
+        or not x.is_cpu
+        or x.ndim != 2
+        or x.dtype not in _DTYPES
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or (parameters := _parameters(layers)) is None
+    ):
+        return None
+    if x.shape[1] != layers.first.in_features:
+        return None  # and the modules say what doesn't fit
+    key = x.shape[0], *parameters.units, x.dtype, second
+    rounded = layers.first.rounded(x.dtype), layers.second.rounded(second)
+    eps = tuple(getattr(norm, "eps", 0.0) for norm in layers.norms)
+    lease = layers.workspaces.lease(key)
+    if torch.is_grad_enabled():
+        out: Tensor = _Layers.apply(lease, parameters, rounded, eps, x, *parameters.tensors)
+        return out
+    return _forward(lease.workspace, parameters, rounded, eps, x)
+
+
+class Parameters(NamedTuple):
+    """What the kernels read of the modules: first, second and last layer, and the norms."""
+
+    key: tuple[int, ...]
+    """By which a change is known: identities and addresses."""
+    tensors: list[Tensor]
+    biases: tuple[np.ndarray, np.ndarray]
+    gains: tuple[np.ndarray, np.ndarray]
+    shifts: tuple[np.ndarray, np.ndarray]
+    last: tuple[np.ndarray, np.ndarray]
+    units: tuple[int, int]
+
+
+def _parameters(layers: Layers) -> Parameters | None:
+    """Those of modules that are as they were built; None of others."""
+    first, second, last, (one, other) = layers.first, layers.second, layers.last, layers.norms
+    norm = type(one)
+    if (
+        not layers.fuses
+        or (type(first), type(second), type(last)) != (Linear, Linear, nn.Linear)
+        or type(other) is not norm
+        or norm not in (nn.Identity, nn.LayerNorm)
+        or _has_any_global_hook()
+    ):
+        return None
+    found = [first.weight, first.bias, second.weight, second.bias, last.weight, last.bias]
+    if norm is nn.LayerNorm:
+        found += [one.weight, one.bias, other.weight, other.bias]  # type: ignore[list-item]
+    key = []
+    for module in (first, second, last, one, other):
+        of = vars(module)
+        if (
+            of["_forward_hooks"]
+            or of["_forward_pre_hooks"]
+            or of["_backward_hooks"]
+            or of["_backward_pre_hooks"]
+        ):
+            return None
+    for tensor in found:
+        if type(tensor) not in _PLAIN:
+            return None
+        key += [id(tensor), tensor.data_ptr()]
+    known = layers.workspaces.parameters
+    if known is None or known.key != tuple(key):
+        known = layers.workspaces.parameters = _checked(tuple(key), found, layers.first.in_features)
+    return known
+
+
+def _checked(key: tuple[int, ...], tensors: list[Tensor], features: int) -> Parameters | None:
+    w1, b1, w2, b2, w3, b3, *norms = tensors
+    first, second, outputs = w1.shape[0], w2.shape[0], w3.shape[0]
+    shapes = (first, features), (first,), (second, first), (second,), (outputs, second), (outputs,)
+    wanted = [*shapes, (first,), (first,), (second,), (second,)][: len(tensors)]
+    if any(
+        not of.is_cpu or of.dtype != torch.float32 or tuple(of.shape) != shape
+        for of, shape in zip(tensors, wanted, strict=True)
+    ):
+        return None
+    b1, b2, w3, b3, *norms = (of.detach() for of in (b1, b2, w3, b3, *norms))
+    gains, shifts = (_NONE, _NONE), (_NONE, _NONE)
+    if norms:
+        gains = norms[0].numpy(), norms[2].numpy()
+        shifts = norms[1].numpy(), norms[3].numpy()
+    biases, last = (b1.numpy(), b2.numpy()), (w3.numpy(), b3.numpy())
+    return Parameters(key, tensors, biases, gains, shifts, last, (first, second))
+
+
+class _Buffers:
+    """A layer's part of a workspace: tensors for the products, arrays of them for the kernels."""
+
+    def __init__(self, rows: int, units: int, dtype: torch.dtype, activated: torch.dtype) -> None:
+        self.product, self.product_array = _empty(rows, units, dtype)
+        self.grad_product, self.grad_product_array = _empty(rows, units, dtype)
+        self.activation, self.activation_array = _empty(rows, units, activated)
+        self.grad_activation, self.grad_activation_array = _empty(rows, units, activated)
+        self.statistics = np.empty((2, rows), np.float32)
+        self.no_weight, self.no_out = np.empty((0, units), np.float32), _NONE.reshape(0, 0)
+
+
+def _empty(rows: int, units: int, dtype: torch.dtype) -> tuple[Tensor, np.ndarray]:
+    tensor = torch.empty(rows, units, dtype=dtype, device="cpu")
+    return tensor, (tensor if dtype == torch.float32 else tensor.view(torch.uint16)).numpy()
+
+
+class Workspace:
+    """The memory of one pass over `rows` rows: what its gradients need, and where they go."""
 
     @torch.inference_mode(False)  # or none but inference could use it again
     def __init__(
-        self, rows: int, units: tuple[int, int], kinds: tuple[torch.dtype, torch.dtype]
+        self, rows: int, first: int, second: int, dtype: torch.dtype, second_dtype: torch.dtype
     ) -> None:
-        self.first = _Memory(rows, units[0], *kinds)
-        self.second = _Memory(rows, units[1], kinds[1], torch.float32)
+        self.first = _Buffers(rows, first, dtype, second_dtype)
+        self.second = _Buffers(rows, second, second_dtype, torch.float32)
 
 
-class Desks:
-    """Those that are free, by what they are for; a copy has none, for they know addresses."""
+class Workspaces:
+    """Those that no pass holds, and what is known of the parameters; copies begin with nothing."""
 
     def __init__(self) -> None:
-        self._free: dict[Any, list[Desk]] = {}
+        self.parameters: Parameters | None = None
+        self._free: dict[Any, list[Workspace]] = {}
 
-    def lease(self, *of: Any) -> Lease:
-        """A desk of these arguments of Desk, one that is free where there is any."""
-        if of not in self._free:
-            if len(self._free) == _KINDS_KEPT:
-                self._free.clear()
-            self._free[of] = []
-        free = self._free[of]
-        return Lease(free, free.pop() if free else Desk(*of))
+    def lease(self, key: Any) -> Lease:
+        """A workspace of these sizes and types, a free one where there is any."""
+        if key not in self._free:
+            if len(self._free) == _KEPT:
+                del self._free[next(iter(self._free))]
+            self._free[key] = []
+        free = self._free[key]
+        return Lease(free, free.pop() if free else Workspace(*key))
 
     def __len__(self) -> int:
         return sum(map(len, self._free.values()))
 
-    def __reduce__(self) -> tuple[type[Desks], tuple[()]]:
-        return Desks, ()
-
-
-_KINDS_KEPT = 4
-"""An agent has two: the rows that it acts on, and those of a batch."""
+    def __reduce__(self) -> tuple[type[Workspaces], tuple[()]]:
+        return Workspaces, ()
 
 
 class Lease:
-    """A desk for as long as a pass's slopes may be asked for."""
+    """A workspace, free again when this is forgotten."""
 
-    def __init__(self, free: list[Desk], desk: Desk) -> None:
-        self._free, self.desk = free, desk
+    def __init__(self, free: list[Workspace], workspace: Workspace) -> None:
+        self._free, self.workspace = free, workspace
 
     def __del__(self) -> None:
-        self._free.append(self.desk)
-
-
-def fits(layers: Layers, x: Tensor) -> bool:
-    """Whether `run` computes these layers for x (B, F); whoever looks into the graph doesn't."""
-    return (
-        layers.fuses
-        and x.is_cpu
-        and x.ndim == 2
-        and x.dtype in _KINDS
-        and layers.last.weight.dtype == torch.float32
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
-        and torch._C._functorch.peek_interpreter_stack() is None
-    )
-
-
-def run(layers: Layers, x: Tensor, action: Tensor | None, between: torch.dtype) -> Tensor:
-    """The layers' output (B, out) float32, of x (B, F) and, for a critic, actions (B, A).
-
-    The second layer computes in the type `between`.
-    """
-    first, second, last = layers.first, layers.second, layers.last
-    weights = [first.weight, first.bias, second.weight, second.bias, last.weight, last.bias]
-    eps = 0.0
-    if layers.normal:
-        for norm in layers.norms:
-            assert isinstance(norm, nn.LayerNorm)
-            weights += [norm.weight, norm.bias]
-            eps = norm.eps
-    if action is not None:
-        x = torch.cat((x.float(), action), 1)
-    units = first.out_features, second.out_features
-    lease = layers.desks.lease(x.shape[0], units, (x.dtype, between))
-    rounded = first.rounded(x.dtype), second.rounded(between)
-    if torch.is_grad_enabled():
-        found: Tensor = _Pass.apply(lease, rounded, eps, x, *weights)
-        return found
-    return _forward(lease.desk, rounded, eps, x, weights)
-
-
-def _norms(weights: Sequence[Tensor]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Addresses of weight and bias of both LayerNorms; 0 where there are none."""
-    if len(weights) == 6:
-        return (0, 0), (0, 0)
-    one, two, three, four = (weight.data_ptr() for weight in weights[6:])
-    return (one, two), (three, four)
+        self._free.append(self.workspace)
 
 
 def _forward(
-    desk: Desk,
+    workspace: Workspace,
+    parameters: Parameters,
     rounded: tuple[Tensor, Tensor],
-    eps: float,
+    eps: tuple[float, ...],
     x: Tensor,
-    weights: Sequence[Tensor],
 ) -> Tensor:
-    one, two, norms = desk.first, desk.second, _norms(weights)
-    b1, b2, w3, b3 = weights[1], weights[3], weights[4], weights[5]
-    outputs = w3.shape[0]
-    out = torch.empty(x.shape[0], outputs)
-    last = outputs, w3.data_ptr(), b3.data_ptr(), out.data_ptr()
+    one, two = workspace.first, workspace.second
+    biases, gains, shifts = parameters.biases, parameters.gains, parameters.shifts
+    weight, bias = parameters.last
+    out = np.empty((x.shape[0], weight.shape[0]), np.float32)
     torch.mm(x, rounded[0].t(), out=one.product)
-    ahead(one.shape, *one.x_at, b1.data_ptr(), norms[0], eps, one.rows_at, *one.y_at, 0, 0, 0, 0)
-    torch.mm(one.y, rounded[1].t(), out=two.product)
-    ahead(two.shape, *two.x_at, b2.data_ptr(), norms[1], eps, two.rows_at, *two.y_at, *last)
-    return out
+    fused_kernels.forward(
+        one.product_array, biases[0], gains[0], shifts[0], eps[0], one.statistics,
+        one.activation_array, one.no_weight, _NONE, one.no_out,
+    )  # fmt: skip
+    torch.mm(one.activation, rounded[1].t(), out=two.product)
+    fused_kernels.forward(
+        two.product_array, biases[1], gains[1], shifts[1], eps[1], two.statistics,
+        two.activation_array, weight, bias, out,
+    )  # fmt: skip
+    return torch.from_numpy(out)
 
 
-class _Pass(torch.autograd.Function):
+class _Layers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, lease: Lease, rounded: Any, eps: float, *of: Tensor) -> Tensor:
-        ctx.lease, ctx.rounded = lease, rounded
-        ctx.save_for_backward(*of)
-        return _forward(lease.desk, rounded, eps, of[0], of[1:])
+    def forward(
+        ctx: Any,
+        lease: Lease,
+        parameters: Parameters,
+        rounded: tuple[Tensor, Tensor],
+        eps: tuple[float, ...],
+        x: Tensor,
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.parameters, ctx.rounded = parameters, rounded
+        # the lease hangs on what is saved, for that is forgotten after the last backward pass,
+        # and ctx only with the output; the weights are there for torch to see that they stay
+        holder = torch.empty(0)
+        holder.lease = lease  # type: ignore[attr-defined]
+        ctx.save_for_backward(holder, x, *weights)
+        return _forward(lease.workspace, parameters, rounded, eps, x)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        one, two = ctx.lease.desk.first, ctx.lease.desk.second
-        x, *weights = ctx.saved_tensors
-        b1, b2, w3, b3 = weights[1], weights[3], weights[4], weights[5]
-        norms, slope = _norms(weights), slope.contiguous()
-        of1, of2 = torch.empty(3, one.shape[1]), torch.empty(3, two.shape[1])
-        of_w3, of_b3 = torch.empty_like(w3), torch.empty_like(b3)
-        back(
-            two.shape, slope.data_ptr(), *two.y_at, *two.x_at, b2.data_ptr(), norms[1],
-            two.rows_at, two.slope_at, of2.data_ptr(),
-            w3.shape[0], w3.data_ptr(), of_w3.data_ptr(), of_b3.data_ptr(),
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the layers of actors and critics have first derivatives alone on a CPU; set "
+                "`fuses` of each agents.heads.Layers to False for second ones"
+            )
+        holder, x, *weights = ctx.saved_tensors
+        one, two = holder.lease.workspace.first, holder.lease.workspace.second
+        biases, gains, last = ctx.parameters.biases, ctx.parameters.gains, ctx.parameters.last[0]
+        first_grads = np.empty((3, biases[0].size), np.float32)
+        second_grads = np.empty((3, biases[1].size), np.float32)
+        grad_weight, grad_bias = np.empty(last.shape, np.float32), np.empty(len(last), np.float32)
+        fused_kernels.backward(
+            grad.resolve_neg().contiguous().numpy(), two.product_array, biases[1], gains[1],
+            two.statistics, two.activation_array, last,
+            two.grad_product_array, second_grads, grad_weight, grad_bias,
         )  # fmt: skip
-        torch.mm(two.slope, ctx.rounded[1], out=one.above)
-        back(
-            one.shape, one.above_at, *one.y_at, *one.x_at, b1.data_ptr(), norms[0],
-            one.rows_at, one.slope_at, of1.data_ptr(), 0, 0, 0, 0,
+        torch.mm(two.grad_product, ctx.rounded[1], out=one.grad_activation)
+        fused_kernels.backward(
+            one.grad_activation_array, one.product_array, biases[0], gains[0],
+            one.statistics, one.activation_array, one.no_weight,
+            one.grad_product_array, first_grads, one.no_weight, _NONE,
         )  # fmt: skip
-        wants = ctx.needs_input_grad[3:]
-        of_x = torch.mm(one.slope, ctx.rounded[0]) if wants[0] else None
-        of_weights: list[Tensor | None] = [None] * len(weights)
+        wants = ctx.needs_input_grad[4:]  # after what is no tensor
+        grad_x = torch.mm(one.grad_product, ctx.rounded[0]) if wants[0] else None
+        grads: list[Tensor | None] = [None] * len(weights)
         if any(wants[1:]):
-            of_weights = [torch.mm(one.slope.t(), x).float(), of1[0]]
-            of_weights += [torch.mm(two.slope.t(), one.y).float(), of2[0], of_w3, of_b3]
-            of_weights += [of1[1], of1[2], of2[1], of2[2]] if norms[0][0] else []
-        return None, None, None, of_x, *of_weights
+            of_first, of_second = torch.from_numpy(first_grads), torch.from_numpy(second_grads)
+            grads = [torch.mm(one.grad_product.t(), x).float(), of_first[0]]
+            grads += [torch.mm(two.grad_product.t(), one.activation).float(), of_second[0]]
+            grads += [torch.from_numpy(grad_weight), torch.from_numpy(grad_bias)]
+            grads += [of_first[1], of_first[2], of_second[1], of_second[2]][: len(weights) - 6]
+        return None, None, None, None, grad_x, *grads

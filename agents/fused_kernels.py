@@ -1,8 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 """Kernels of `agents.fused`: one pass over a layer's rows, forward or backward.
 
-They get addresses, for numpy's view of a tensor takes as long as a small kernel, and know bfloat16
-as its bits in uint16.
+bfloat16, which numpy and numba don't have, comes as its bits in uint16.
 """
 
 from __future__ import annotations
@@ -10,49 +9,31 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types  # type: ignore[attr-defined]
-from numba.extending import intrinsic, overload
+from numba import njit, types
+from numba.extending import overload
 
-BITS, FLOAT = np.empty(0, np.uint16), np.empty(0, np.float32)
-"""What tells a kernel the type of what lies at an address: arrays, which numba knows soonest."""
-_MATHS = {"reassoc", "contract", "nsz", "arcp"}
-"""Liberties of the compiler: sums in any order; NaN stays NaN."""
-_compiled: Any = njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATHS)
+_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+"""Sums in any order, but NaN stays NaN."""
+_compiled: Any = njit(cache=True, nogil=True, error_model="numpy", fastmath=_FASTMATH)
 
 
-@intrinsic
-def _pointer(typing, address, kind):
-    """A pointer to numbers of the type of the array `kind`."""
-
-    def build(context, builder, signature, values):
-        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(kind.dtype)(address, kind), build
+def _decode(x):
+    """The float32 that `x` is, or whose bfloat16 bits it is."""
 
 
-@_compiled
-def _at(address, shape, kind):
-    """The array that lies there."""
-    return carray(_pointer(address, kind), shape)  # type: ignore[call-arg]
+def _encode(array, value):
+    """A float32 as `array` stores it: itself, or its bits as bfloat16, rounded to nearest even."""
 
 
-def _value(x):
-    """The number that `x` is, or whose bits it is."""
-
-
-def _of(array, value):
-    """That number as `array` holds it: itself, or its bits."""
-
-
-@overload(_value, inline="always")
-def _value_of(x):
+@overload(_decode, inline="always")
+def _decoder(x):
     if x == types.uint16:
         return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
     return lambda x: x
 
 
-@overload(_of, inline="always")
-def _of_kind(array, value):
+@overload(_encode, inline="always")
+def _encoder(array, value):
     if array.dtype != types.uint16:
         return lambda array, value: value
 
@@ -66,99 +47,90 @@ def _of_kind(array, value):
 
 
 @_compiled
-def ahead(shape, x, x_kind, bias, norm, eps, rows, y, y_kind, outputs, weight, last, out):
-    """y (B, N) = ReLU(LayerNorm(x + bias)), and out (B, outputs) the last layer of it, if any.
+def forward(
+    product, bias, gain, shift, eps, statistics, activation, last_weight, last_bias, out
+):  # fmt: skip
+    """activation (B, N) = ReLU(LayerNorm(product + bias)); out (B, O) = the last layer of it.
 
-    norm (2, N) are LayerNorm's weight and bias, none at address 0; rows (2, B) become each row's
-    mean and inverse deviation.
+    gain and shift (N,) are LayerNorm's weight and bias; empty ones leave it out. statistics (2, B)
+    become its mean and inverse deviation of each row. Without a last layer O is 0.
     """
-    zero, size, normal = np.float32(0), np.float32(shape[1]), norm[0] != 0
-    x, y = _at(x, shape, x_kind), _at(y, shape, y_kind)
-    bias, rows = _at(bias, shape[1], FLOAT), _at(rows, (2, shape[0]), FLOAT)
-    gain, shift = _at(norm[0], shape[1], FLOAT), _at(norm[1], shape[1], FLOAT)
-    weight, last = _at(weight, (outputs, shape[1]), FLOAT), _at(last, outputs, FLOAT)
-    out = _at(out, (shape[0], outputs), FLOAT)
-    row = np.empty(shape[1], np.float32)
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            row[j] = _value(x[i, j]) + bias[j]
-        if normal:
-            total, spread = zero, zero
-            for j in range(shape[1]):
+    rows, units = product.shape
+    zero, size = np.float32(0), np.float32(units)
+    row = np.empty(units, np.float32)
+    for i in range(rows):
+        for j in range(units):
+            row[j] = _decode(product[i, j]) + bias[j]
+        if gain.size > 0:
+            total, squares = zero, zero
+            for j in range(units):
                 total += row[j]
             mean = total / size
-            for j in range(shape[1]):
-                spread += (row[j] - mean) * (row[j] - mean)
-            scale = np.float32(1) / np.sqrt(spread / size + np.float32(eps))
-            rows[0, i], rows[1, i] = mean, scale
-            for j in range(shape[1]):
+            for j in range(units):
+                squares += (row[j] - mean) * (row[j] - mean)
+            scale = np.float32(1) / np.sqrt(squares / size + np.float32(eps))
+            statistics[0, i], statistics[1, i] = mean, scale
+            for j in range(units):
                 row[j] = (row[j] - mean) * scale * gain[j] + shift[j]
-        for j in range(shape[1]):
+        for j in range(units):
             row[j] = zero if row[j] <= zero else row[j]
-        for j in range(shape[1]):
-            y[i, j] = _of(y, row[j])
-        for o in range(outputs):
+        for j in range(units):
+            activation[i, j] = _encode(activation, row[j])
+        for o in range(last_weight.shape[0]):
             total = zero
-            for j in range(shape[1]):
-                total += row[j] * weight[o, j]
-            out[i, o] = total + last[o]
+            for j in range(units):
+                total += row[j] * last_weight[o, j]
+            out[i, o] = total + last_bias[o]
 
 
 @_compiled
-def back(
-    shape, slope, y, y_kind, x, x_kind, bias, norm, rows, into, slopes,
-    outputs, weight, of_weight, of_last,
+def backward(
+    grad, product, bias, gain, statistics, activation, last_weight,
+    grad_product, grads, grad_last_weight, grad_last_bias,
 ):  # fmt: skip
-    """Slopes of what `ahead` did: into (B, N) that of x, slopes (3, N) of bias, gain and shift.
+    """Gradients of what `forward` did, from `grad`: that of out, or of activation without one.
 
-    slope is that of y; with a last layer, that of its output (B, outputs), and of_weight (outputs,
-    N) and of_last (outputs,) receive those of its weight and bias.
+    grad_product (B, N) receives the product's, grads (3, N) those of bias, gain and shift.
     """
-    zero, size, normal = np.float32(0), np.float32(shape[1]), norm[0] != 0
-    x, into = _at(x, shape, x_kind), _at(into, shape, x_kind)
-    y, above = _at(y, shape, y_kind), _at(slope, shape, y_kind)
-    bias, rows = _at(bias, shape[1], FLOAT), _at(rows, (2, shape[0]), FLOAT)
-    gain, slopes = _at(norm[0], shape[1], FLOAT), _at(slopes, (3, shape[1]), FLOAT)
-    weight = _at(weight, (outputs, shape[1]), FLOAT)
-    last, of_last = _at(slope, (shape[0], outputs), FLOAT), _at(of_last, outputs, FLOAT)
-    of_weight = _at(of_weight, (outputs, shape[1]), FLOAT)
-    of_bias, of_gain, of_shift = slopes[0], slopes[1], slopes[2]
-    row, g = np.empty(shape[1], np.float32), np.empty(shape[1], np.float32)
-    slopes[:] = 0
-    of_weight[:] = 0
-    of_last[:] = 0
-    for i in range(shape[0]):
-        if outputs == 0:
-            for j in range(shape[1]):
-                g[j] = _value(above[i, j])
+    rows, units = product.shape
+    zero, size = np.float32(0), np.float32(units)
+    row, g = np.empty(units, np.float32), np.empty(units, np.float32)
+    grad_bias, grad_gain, grad_shift = grads[0], grads[1], grads[2]
+    grads[:] = 0
+    grad_last_weight[:] = 0
+    grad_last_bias[:] = 0
+    for i in range(rows):
+        if last_weight.shape[0] == 0:
+            for j in range(units):
+                g[j] = _decode(grad[i, j])
         else:
             g[:] = 0
-        for o in range(outputs):
-            c = last[i, o]
-            for j in range(shape[1]):
-                g[j] += c * weight[o, j]
-            for j in range(shape[1]):
-                of_weight[o, j] += c * _value(y[i, j])
-            of_last[o] += c
-        for j in range(shape[1]):
-            g[j] = g[j] if _value(y[i, j]) > 0 else zero
-        if normal:
-            mean, scale = rows[0, i], rows[1, i]
-            total, along = zero, zero
-            for j in range(shape[1]):
-                row[j] = (_value(x[i, j]) + bias[j] - mean) * scale
-            for j in range(shape[1]):
-                of_shift[j] += g[j]
-            for j in range(shape[1]):
-                of_gain[j] += g[j] * row[j]
-            for j in range(shape[1]):
+        for o in range(last_weight.shape[0]):
+            of_out = _decode(grad[i, o])
+            for j in range(units):
+                g[j] += of_out * last_weight[o, j]
+            for j in range(units):
+                grad_last_weight[o, j] += of_out * _decode(activation[i, j])
+            grad_last_bias[o] += of_out
+        for j in range(units):
+            g[j] = zero if _decode(activation[i, j]) <= zero else g[j]
+        if gain.size > 0:
+            mean, scale = statistics[0, i], statistics[1, i]
+            mean_grad, mean_along = zero, zero
+            for j in range(units):
+                row[j] = (_decode(product[i, j]) + bias[j] - mean) * scale
+            for j in range(units):
+                grad_shift[j] += g[j]
+            for j in range(units):
+                grad_gain[j] += g[j] * row[j]
+            for j in range(units):
                 g[j] *= gain[j]
-                total += g[j]
-                along += g[j] * row[j]
-            total, along = total / size, along / size
-            for j in range(shape[1]):
-                g[j] = scale * (g[j] - total - row[j] * along)
-        for j in range(shape[1]):
-            into[i, j] = _of(into, g[j])
-        for j in range(shape[1]):
-            of_bias[j] += g[j]
+                mean_grad += g[j]
+                mean_along += g[j] * row[j]
+            mean_grad, mean_along = mean_grad / size, mean_along / size
+            for j in range(units):
+                g[j] = scale * (g[j] - mean_grad - row[j] * mean_along)
+        for j in range(units):
+            grad_product[i, j] = _encode(grad_product, g[j])
+        for j in range(units):
+            grad_bias[j] += g[j]

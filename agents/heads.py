@@ -53,9 +53,9 @@ class Layers(nn.Module):
                     nn.BatchNorm1d(second) if is_actor else nn.Identity(),
                 ]
             )
-        self.normal = config.layer_norm
-        self.fuses = not config.batch_norm and (is_actor or self.action_first)
-        self.desks = fused.Desks()
+        self.fuses = is_actor or self.action_first
+        """Whether `agents.fused` may compute them where it can."""
+        self.workspaces = fused.Workspaces()
         initialise(self, config.init)
         if config.final_init:
             nn.init.uniform_(self.last.weight, -config.final_init, config.final_init)
@@ -64,15 +64,13 @@ class Layers(nn.Module):
     def forward(self, feature: Tensor, action: Tensor | None = None) -> Tensor:
         """(B, features), and for a critic (B, A) actions, -> (B, out) float32."""
         x = self.scale(self.trunk(feature))
-        rounds = self.bf16 and len(x) >= ROWS
-        if fused.fits(self, x):
-            between = torch.bfloat16 if rounds else torch.float32
-            return fused.run(self, x, action, between)
         if action is not None and self.action_first:
-            x = torch.cat((x.float(), action), 1)
-        x = torch.relu(self.norms[0](self.first(x)))
-        if rounds:
-            x = x.bfloat16()
+            x = torch.cat((x.float(), action.float()), 1)
+        second = torch.bfloat16 if self.bf16 and len(x) >= ROWS else x.dtype
+        found = fused.run(self, x, second)
+        if found is not None:
+            return found
+        x = torch.relu(self.norms[0](self.first(x))).to(second)
         if action is not None and not self.action_first:
             x = torch.cat((x, action.to(x.dtype)), 1)
         x = torch.relu(self.norms[1](self.second(x)))

@@ -29,7 +29,7 @@ class Linear(nn.Linear):
 
     settled = False
     """Whether weights are rounded when they change, rather than at every call; see `settle`."""
-    _rounded: tuple[object, Tensor] | None = None
+    _rounded: tuple[object, Tensor, Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_features) -> (B, out_features), of the same type."""
@@ -47,7 +47,8 @@ class Linear(nn.Linear):
             return weight.to(dtype)
         version = dtype, weight.data_ptr(), weight._version
         if self._rounded is None or self._rounded[0] != version:
-            self._rounded = version, weight.to(dtype)
+            # the weight too, or another could come to lie at its address
+            self._rounded = version, weight.to(dtype), weight
         return self._rounded[1]
 
 

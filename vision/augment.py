@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def random_shift(image: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Each image of (B, C, H, W) moved by up to ±pixels, down and across, its edges repeated.
+    """Each image of (B, C, H, W) moved by up to ±pixels along both axes, its edges repeated.
 
     Yarats et al. 2021, section 4.1: pad by repetition, crop at random; whole pixels, as there.
     """
@@ -17,7 +17,7 @@ def random_shift(image: Tensor, pixels: int, generator: torch.Generator) -> Tens
     draw = torch.randint(
         2 * pixels + 1, (2, size, 1), generator=generator, device=image.device
     ).sub_(pixels)
-    if image.dtype == torch.uint8 and image.device.type == "cpu" and image.is_contiguous():
+    if image.dtype == torch.uint8 and image.is_cpu and image.is_contiguous() and image.numel():
         moved = torch.empty_like(image)
         _move(image.flatten(2).numpy(), draw[..., 0].numpy(), moved.flatten(2).numpy(), width)
         return moved
@@ -30,24 +30,25 @@ def random_shift(image: Tensor, pixels: int, generator: torch.Generator) -> Tens
 
 @njit("void(Array(u1, 3, 'C', readonly=True), i8[:, ::1], u1[:, :, ::1], i8)", cache=True)
 def _move(image: np.ndarray, draw: np.ndarray, out: np.ndarray, width: int) -> None:
-    """The same for bytes (B, C, H * W), moved by draw (2, B): each plane as a whole, then edges."""
-    size, channels, pixels = image.shape
+    """The same for bytes (B, C, H * W), by draw (2, B): planes as a whole, then their edges."""
+    size, channels, area = image.shape
     for b in range(size):
         down, across = draw[0, b], min(max(draw[1, b], -width), width)  # beyond, all is edge
-        by = down * width + across
+        offset = down * width + across
         left, right = max(0, -across), width - max(0, across)
         for c in range(channels):
-            plane, to = image[b, c], out[b, c]
-            there, here = to[max(0, -by) : max(0, pixels - by)], plane[max(0, by) :]
-            for i in range(there.size):
-                there[i] = here[i]
-            for y in range(pixels // width):
-                row = min(max(y + down, 0), pixels // width - 1)
+            source, moved = image[b, c], out[b, c]
+            inner = moved[max(0, -offset) : max(0, area - offset)]
+            inner_source = source[max(0, offset) :]
+            for i in range(inner.size):
+                inner[i] = inner_source[i]
+            for y in range(area // width):
+                row = min(max(y + down, 0), area // width - 1)
                 first, last = row * width, (row + 1) * width - 1
                 if row != y + down:
                     for x in range(left, right):
-                        to[y * width + x] = plane[first + x + across]
+                        moved[y * width + x] = source[first + x + across]
                 for x in range(left):
-                    to[y * width + x] = plane[first]
+                    moved[y * width + x] = source[first]
                 for x in range(right, width):
-                    to[y * width + x] = plane[last]
+                    moved[y * width + x] = source[last]

@@ -79,3 +79,12 @@ def test_a_settled_layer_follows_what_is_copied_into_it() -> None:
     copied = copy.deepcopy(layer)
     copied.weight.zero_()
     assert torch.equal(copied(x), layer.bias.bfloat16().expand(3, 4))
+
+
+def test_a_settled_layer_knows_another_weight_by_more_than_its_address() -> None:
+    layer, x = settle(Linear(64, 64)).requires_grad_(False), torch.randn(4, 64).bfloat16()
+    for value in range(50):
+        layer.weight.data = torch.full((64, 64), float(value))
+        assert torch.equal(layer.rounded(torch.bfloat16), layer.weight.bfloat16())
+        layer.weight.data = torch.full((64, 64), -1.0)
+    assert torch.equal(layer(x), F.linear(x, layer.weight.bfloat16(), layer.bias.bfloat16()))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from agents.modes import Training
-from vision import build_encoder, freeze
+from vision import build_encoder, freeze, unfreeze
 
 
 def test_inside_is_what_train_would_do_and_outside_all_rest() -> None:
@@ -30,3 +30,14 @@ def test_an_error_inside_leaves_it_at_rest() -> None:
     with pytest.raises(RuntimeError), Training(norm):
         norm(torch.zeros(3, 4))
     assert not norm.training
+
+
+def test_what_is_frozen_later_stays_at_rest() -> None:
+    encoder = build_encoder("resnet18", (3, 32, 32), 0.1)
+    training = Training(nn.Sequential(encoder))
+    freeze(encoder)
+    with training:
+        assert not any(module.training for module in encoder.modules())
+    unfreeze(encoder)
+    with training:
+        assert encoder.training

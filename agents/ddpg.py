@@ -199,7 +199,7 @@ class DDPG:
             on_gpu=on_gpu,
         )
         # once, for walking through modules takes longer than some of the arithmetic
-        self._critic_weights = [p for p in self.critic_parts.parameters() if p.requires_grad]
+        self._critic_weights = list(self.critic_parts.parameters())
         self._training_critics = Training(self.critic_parts)
         self._training_actor = Training(self.actor_parts)
         self._follow = Polyak(self.target, online)
@@ -341,7 +341,8 @@ class DDPG:
         Lillicrap et al. 2015, equation 6; the first of two critics as in Fujimoto et al. 2018.
         """
         online = self.online
-        for weight in self._critic_weights:
+        learning = [weight for weight in self._critic_weights if weight.requires_grad]
+        for weight in learning:
             weight.requires_grad_(False)
         with self._training_actor:
             action = online.policy(observation, feature)
@@ -349,7 +350,7 @@ class DDPG:
         self.actor_optimizer.zero_grad()
         loss.backward()
         self.actor_optimizer.step()
-        for weight in self._critic_weights:
+        for weight in learning:
             weight.requires_grad_(True)
         self._actor_loss.copy_(loss.detach())
 

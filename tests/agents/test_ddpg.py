@@ -21,6 +21,7 @@ from agents.polyak import Polyak
 from configs.ddpg import DDPGConfig
 from replay import Batch, Field, PrioritizedReplay
 from tests.replay.test_kernels import NoSync
+from vision import freeze
 from vision.augment import random_shift
 
 TINY = DDPGConfig(
@@ -265,6 +266,16 @@ def test_a_frozen_encoder_stays_and_critics_learn() -> None:
         made.update(batch((3, 20, 20), turn))
     assert torch.equal(numbers(made.online.encoder), eye)
     assert not torch.equal(numbers(made.online.critics), critics)
+
+
+def test_an_encoder_that_is_frozen_later_stays() -> None:
+    made = agent({**PIXELS, "trunk": 5})
+    made.update(batch((3, 20, 20)))
+    freeze(made.online.encoder)
+    before = numbers(made.online.encoder)
+    for seed in range(3):
+        made.update(batch((3, 20, 20), seed))
+    assert torch.equal(numbers(made.online.encoder), before)
 
 
 def test_smoothing_noise_moves_the_target() -> None:

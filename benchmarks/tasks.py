@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -132,12 +133,16 @@ def train(out: Path, env: str, steps: int, seed: int, extra: Sequence[str]) -> d
         command += ["--out", str(folder), "--eval-episodes", "30", *extra]
     print(" ".join(command), flush=True)
     begin = time.time()
+    process = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # it saves, and says how to go on
     try:
-        if code := subprocess.run(command).returncode:  # it said itself what was wrong
-            sys.exit(code)
-    finally:
-        seconds = before + time.time() - begin
-        write_text(clock, f"{seconds}\n")
+        code = process.wait()
+    except KeyboardInterrupt:  # the terminal told it, too
+        code = process.wait()
+    seconds = before + time.time() - begin
+    write_text(clock, f"{seconds}\n")
+    if code:  # it said itself what was wrong
+        sys.exit(code)
     run = max((run for run in folder.iterdir() if (run / "result.json").is_file()), key=_age)
     result = json.loads((run / "result.json").read_text())
     return {

@@ -48,8 +48,8 @@ class DDPGConfig(LearnerConfig):
     """Share of the networks that moves into the targets at a time."""
 
     noise: Literal["gaussian", "pink", "ou"] = "gaussian"
-    """Exploration: independent, of equal power in every octave (Eberhard et al. 2023), or an
-    Ornstein-Uhlenbeck process (Lillicrap et al. 2015)."""
+    """Exploration: gaussian is independent, pink has equal power in every octave (Eberhard et al.
+    2023), ou is an Ornstein-Uhlenbeck process (Lillicrap et al. 2015)."""
     noise_start: float = 0.1
     """Its standard deviation at the first step (an Ornstein-Uhlenbeck process' sigma); actions lie
     in [-1, 1]."""

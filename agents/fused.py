@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _DTYPES = torch.float32, torch.bfloat16
 _PLAIN = Tensor, nn.Parameter
-_NONE = np.empty(0, np.float32)
+_NONE, _NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
+"""In the place of a norm's parameters, and of a last layer's."""
 _KEPT = 4
 """Sizes that workspaces are kept for. An agent has two: rows that it acts on, and a batch's."""
 
@@ -137,7 +138,6 @@ class _Buffers:
         self.activation, self.activation_array = _empty(rows, units, activated)
         self.grad_activation, self.grad_activation_array = _empty(rows, units, activated)
         self.statistics = np.empty((2, rows), np.float32)
-        self.no_weight, self.no_out = np.empty((0, units), np.float32), _NONE.reshape(0, 0)
 
 
 def _empty(rows: int, units: int, dtype: torch.dtype) -> tuple[Tensor, np.ndarray]:
@@ -203,7 +203,7 @@ def _forward(
     torch.mm(x, rounded[0].t(), out=one.product)
     fused_kernels.forward(
         one.product_array, biases[0], gains[0], shifts[0], eps[0], one.statistics,
-        one.activation_array, one.no_weight, _NONE, one.no_out,
+        one.activation_array, _NO_ROWS, _NONE, _NO_ROWS,
     )  # fmt: skip
     torch.mm(one.activation, rounded[1].t(), out=two.product)
     fused_kernels.forward(
@@ -253,8 +253,8 @@ class _Layers(torch.autograd.Function):
         torch.mm(two.grad_product, ctx.rounded[1], out=one.grad_activation)
         fused_kernels.backward(
             one.grad_activation_array, one.product_array, biases[0], gains[0],
-            one.statistics, one.activation_array, one.no_weight,
-            one.grad_product_array, first_grads, one.no_weight, _NONE,
+            one.statistics, one.activation_array, _NO_ROWS,
+            one.grad_product_array, first_grads, _NO_ROWS, _NONE,
         )  # fmt: skip
         wants = ctx.needs_input_grad[4:]  # after what is no tensor
         grad_x = torch.mm(one.grad_product, ctx.rounded[0]) if wants[0] else None

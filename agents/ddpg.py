@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.exploration import Noise
+from agents.exploration import Held, Noise
 from agents.graph import Forward
 from agents.heads import Layers
 from agents.linear import settle
@@ -180,6 +180,7 @@ class DDPG:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.explorer = np.random.Generator(np.random.PCG64(seed))
         self.noise = Noise(config.noise, config.ou_theta)
+        self.held = Held(config.random_hold)
         self.critic_parts = nn.ModuleDict({"eye": online.encoder, "heads": online.critics})
         self.actor_parts = nn.ModuleDict({"head": online.actor})
         if online.eye is not None:
@@ -208,7 +209,7 @@ class DDPG:
         self.updates = 0
         self.sigma = config.noise_start
         self.beta = config.priority_beta
-        self._random = config.random_steps > 0
+        self.random = 1.0 if config.random_steps else config.random_share
 
     @staticmethod
     def on(env: str, *, preset: str | None = None, **options: Any) -> Session:
@@ -226,7 +227,7 @@ class DDPG:
         done = min(1.0, step / config.noise_steps) if config.noise_steps else 1.0
         self.sigma = config.noise_start + done * (config.noise_final - config.noise_start)
         self.beta = config.priority_beta + min(1.0, step / steps) * (1 - config.priority_beta)
-        self._random = step < config.random_steps
+        self.random = 1.0 if step < config.random_steps else config.random_share
         return {"noise": self.sigma, "beta": self.beta}
 
     def act(
@@ -247,11 +248,15 @@ class DDPG:
             raise ValueError(f"epsilon is {epsilon}; it must lie in [0, 1]")
         draw = explorer or self.explorer
         shape = count(observation), self.action_size
-        if explore and self._random:
-            return draw.uniform(-1, 1, shape).astype(np.float32)
+        kept, takes = np.zeros(shape), np.zeros((shape[0], 1), bool)
+        if explore and self.random:
+            kept, takes = self.held(shape, self.random, draw)
+        if takes.all():
+            return kept.astype(np.float32)
         action = self._policy(move(observation, self.device)).cpu().numpy()
         if explore:
             action = (action + self.noise(shape, self.sigma, draw)).clip(-1, 1)
+            action = np.where(takes, kept, action)
         elif epsilon:
             random = draw.random((shape[0], 1)) < epsilon
             action = np.where(random, draw.uniform(-1, 1, shape), action)
@@ -374,6 +379,7 @@ class DDPG:
             "generator": self.generator.get_state(),
             "explorer": self.explorer.bit_generator.state,
             "noise": torch.from_numpy(self.noise.state.copy()),
+            "held": self.held.state_dict(),
             "actor_loss": self._actor_loss.clone(),
             "updates": self.updates,
         }
@@ -387,5 +393,7 @@ class DDPG:
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
         self.noise.state = state["noise"].cpu().numpy().copy()
+        if "held" in state:  # checkpoints of before there were any lack it
+            self.held.load_state_dict(state["held"])
         self._actor_loss.copy_(state["actor_loss"])
         self.updates = state["updates"]

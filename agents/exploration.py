@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 OCTAVES = 10
 """Of pink noise: first-order processes, with time constants of 0.5 to 256 steps."""
@@ -41,3 +42,41 @@ class Noise:
             self.state = np.zeros(shape)
         self.state = (1 - self.theta) * self.state + sigma * draw.standard_normal(shape)
         return self.state
+
+
+class Held:
+    """Random actions that are kept up: what they reach, single ones don't, since they cancel out.
+
+    A lane that has none begins one with probability `share`: uniform in [-1, 1], for n steps, n of
+    a zeta distribution, P(n) ~ n^-2, cut off at `longest` (Dabney et al. 2021, section 4). So each
+    octave of lengths fills as much time as the next. They go on over the end of an episode.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._action = np.zeros((0, 0))
+        self._left = np.zeros(0, np.int64)
+        self._likely = np.cumsum(1 / np.arange(1, longest + 1) ** 2.0)
+
+    def __call__(
+        self, shape: tuple[int, int], share: float, draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (B, A), and which lanes (B, 1) are to take theirs."""
+        if self._action.shape != shape:
+            self._action, self._left = np.zeros(shape), np.zeros(shape[0], np.int64)
+        begins = (self._left == 0) & (draw.random(shape[0]) < share)
+        some = int(begins.sum())
+        self._action[begins] = draw.uniform(-1, 1, (some, shape[1]))
+        at = draw.random(some) * self._likely[-1]
+        self._left[begins] = 1 + self._likely.searchsorted(at, "right")
+        takes = self._left > 0
+        self._left -= takes
+        return self._action, takes[:, None]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The actions that are kept up, and for how many steps more."""
+        return {"action": torch.tensor(self._action), "left": torch.tensor(self._left)}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on as the one did that had this state."""
+        self._action = state["action"].cpu().numpy().copy()
+        self._left = state["left"].cpu().numpy().copy()

@@ -61,6 +61,10 @@ class DDPGConfig(LearnerConfig):
     """Pull of the Ornstein-Uhlenbeck process towards 0, a step."""
     random_steps: int = 10_000
     """Agent steps of uniformly random actions at the start."""
+    random_share: float = 0.0
+    """Chance, at each step after them, that a uniformly random action begins."""
+    random_hold: int = 1
+    """Most steps that a random action is kept up; most are for fewer (Dabney et al. 2021)."""
     random_shift: int = 0
     """Pixels that images are moved by, at most, when learned from (Yarats et al. 2021)."""
 
@@ -79,9 +83,9 @@ class DDPGConfig(LearnerConfig):
 def check(config: DDPGConfig) -> None:
     """Raise ValueError, in one line, for a value out of its range."""
     learner.check(config)
-    at_least(config, 1, "policy_every")
+    at_least(config, 1, "policy_every", "random_hold")
     above_zero(config, "actor_learning_rate", "critic_learning_rate", "tau")
-    shares(config, "tau", "ou_theta")
+    shares(config, "tau", "ou_theta", "random_share")
     at_least(config, 0, "trunk", "hidden_second", "final_init", "target_noise", "target_noise_clip")
     at_least(config, 0, "noise_start", "noise_final", "noise_steps", "random_steps", "random_shift")
     at_least(config, 0, "critic_l2")

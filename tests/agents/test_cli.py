@@ -157,6 +157,7 @@ def test_list_presets(tell: Told) -> None:
         ["ddpg", "paper-pixels"],
         ["ddpg", "paper-state"],
         ["ddpg", "pixels"],
+        ["ddpg", "sparse"],
     ]
 
 

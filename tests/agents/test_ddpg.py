@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agents.checkpoint import load_tree, save_tree
 from agents.ddpg import DDPG, ActorCritic, critic_loss, smooth, td_target
-from agents.exploration import Noise
+from agents.exploration import Held, Noise
 from agents.graph import Step
 from agents.heads import Layers
 from agents.polyak import Polyak
@@ -156,6 +156,38 @@ def test_pink_noise_has_as_much_power_in_every_octave() -> None:
     octaves = [power[2**k : 2 ** (k + 1)].sum() for k in range(4, 10)]  # 8 to 256 steps long
     assert max(octaves) < 1.3 * min(octaves)
     assert Noise("gaussian", 0.15)((3, 2), 0.3, draw).shape == noise((3, 2), 0.3, draw).shape
+
+
+def test_held_actions_fill_each_octave_of_lengths_alike() -> None:
+    held, draw = Held(64), np.random.default_rng(3)
+    path = np.array([held((30, 2), 1.0, draw)[0].copy() for _ in range(4_000)])
+    assert path.std() == pytest.approx(1 / 3**0.5, rel=0.05) and abs(path).max() <= 1
+    changes = (path[1:] != path[:-1]).all(2)
+    assert np.array_equal(changes, (path[1:] != path[:-1]).any(2))
+    lengths = np.concatenate([np.diff(np.flatnonzero(lane)) for lane in changes.T])
+    assert lengths.max() == 64
+    steps = [lengths[(lengths >= n) & (lengths < 2 * n)].sum() for n in (2, 4, 8, 16, 32)]
+    assert max(steps) < 1.5 * min(steps)
+
+
+def test_held_actions_begin_by_chance_in_lanes_of_their_own() -> None:
+    held, draw = Held(1), np.random.default_rng(3)
+    takes = np.array([held((4, 1), 0.1, draw)[1] for _ in range(5_000)])
+    assert takes.shape == (5_000, 4, 1)
+    np.testing.assert_allclose(takes.mean((0, 2)), 0.1, atol=0.02)
+    assert abs(np.corrcoef(takes[:, :, 0].T) - np.eye(4)).max() < 0.05
+
+
+def test_a_share_of_random_actions_is_kept_up_between_the_policys_own() -> None:
+    made = agent({"random_share": 0.2, "random_hold": 20, "noise_final": 0.0})
+    made.anneal(10, 100)
+    observation = torch.randn(2, 5)
+    own = made.act(observation, explore=False)
+    seen = np.array([made.act(observation) for _ in range(600)])
+    random = (seen != own).all(2)
+    again = random[1:] & (seen[1:] == seen[:-1]).all(2)
+    assert 0.2 < random.mean() < 0.6 and 0.3 < again.sum() / random.sum() < 0.9
+    assert np.array_equal(made.act(observation, explore=False), own)
 
 
 def reference(made: DDPG, batches: list[Batch]) -> tuple[nn.Module, nn.Module]:
@@ -361,7 +393,14 @@ def test_random_shift_refuses_vectors() -> None:
 
 
 @pytest.mark.parametrize(
-    "switches", [*SWITCHES, {"noise": "ou", "target_noise": 0.2}, {"noise": "pink"}]
+    "switches",
+    [
+        *SWITCHES,
+        {"noise": "ou", "target_noise": 0.2},
+        {"noise": "pink"},
+        {"random_steps": 50, "random_hold": 30},
+        {"random_share": 0.3, "random_hold": 30},
+    ],
 )
 def test_a_saved_agent_goes_on_bit_for_bit(switches: dict[str, Any], tmp_path: Path) -> None:
     one, shape = agent(switches), shape_of(switches)

@@ -33,7 +33,7 @@ def test_every_preset_loads(algorithm: str, preset: str) -> None:
 
 def test_the_shipped_presets() -> None:
     assert configs.presets("dqn") == ["default", "classic", "dqn2013", "nature", "rainbow"]
-    assert configs.presets("ddpg") == ["default", "paper-pixels", "paper-state", "pixels"]
+    assert configs.presets("ddpg") == ["default", "paper-pixels", "paper-state", "pixels", "sparse"]
 
 
 @pytest.mark.parametrize("config", [DDPGConfig, DQNConfig, EnvConfig, RunConfig])
@@ -126,6 +126,15 @@ def test_the_papers_ddpg_is_section_7(name: str) -> None:
     assert (env.num_envs, agent.update_every) == (1, 1)
 
 
+def test_sparse_is_default_with_more_exploration() -> None:
+    plain, sparse = (configs.load_preset("ddpg", name) for name in ("default", "sparse"))
+    changed = {key for key in sparse if key not in plain or sparse[key] != plain[key]}
+    assert set(plain) <= set(sparse)
+    assert changed == {
+        "n_step", "random_steps", "random_hold", "random_share", "priority_alpha", "env", "steps",
+    }  # fmt: skip
+
+
 def test_the_papers_networks() -> None:
     agent, _ = ddpg_preset("paper-state")
     assert (agent.hidden, agent.hidden_second, agent.action_layer) == (400, 300, 2)
@@ -143,6 +152,8 @@ def test_the_papers_networks() -> None:
         ({"policy_every": 0}, "policy_every is 0; it must be at least 1"),
         ({"gamma": 1.5}, "gamma is 1.5; it must lie in [0, 1]"),
         ({"actor_learning_rate": 0.0}, "actor_learning_rate is 0.0; it must be above 0"),
+        ({"random_share": 1.5}, "random_share is 1.5; it must lie in [0, 1]"),
+        ({"random_hold": 0}, "random_hold is 0; it must be at least 1"),
         ({"target_noise": -0.1}, "target_noise is -0.1; it must be 0 or more"),
         ({"update_every": 0.0}, "update_every is 0.0; it must be at least 0.001"),
         ({"replay_capacity": 16}, "batch_size is 256; it must not exceed replay_capacity, 16"),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.exploration import Held, Noise
+from agents.exploration import Exploration
 from agents.graph import Forward
 from agents.heads import Layers
 from agents.linear import settle
@@ -93,11 +93,16 @@ class ActorCritic(nn.Module):
 
     def policy(self, observation: Observation, feature: Tensor | None = None) -> Tensor:
         """Actions (B, A) in [-1, 1]; `feature` spares a shared encoder, and nothing teaches it."""
+        return torch.tanh(self.lean(observation, feature))
+
+    def lean(self, observation: Observation, feature: Tensor | None = None) -> Tensor:
+        """(B, A), whose tanh is the policy's action."""
         if self.eye is not None:
             feature = see(self.eye, observation, self.bf16)
         elif feature is None:
             feature = self.see(observation)
-        return torch.tanh(self.actor(feature))
+        lean: Tensor = self.actor(feature)
+        return lean
 
     def q(self, feature: Tensor, action: Tensor) -> Tensor:
         """Values (K, B) of the K critics."""
@@ -179,8 +184,7 @@ class DDPG:
         self.target = settle(copy.deepcopy(self.online).requires_grad_(False))
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.explorer = np.random.Generator(np.random.PCG64(seed))
-        self.noise = Noise(config.noise, config.ou_theta)
-        self.held = Held(config.random_hold)
+        self.exploration = Exploration(config)
         self.critic_parts = nn.ModuleDict({"eye": online.encoder, "heads": online.critics})
         self.actor_parts = nn.ModuleDict({"head": online.actor})
         if online.eye is not None:
@@ -207,9 +211,7 @@ class DDPG:
         self._actor_loss = torch.zeros((), device=self.device)
         self._policy = Forward(self._best)
         self.updates = 0
-        self.sigma = config.noise_start
         self.beta = config.priority_beta
-        self.random = 1.0 if config.random_steps else config.random_share
 
     @staticmethod
     def on(env: str, *, preset: str | None = None, **options: Any) -> Session:
@@ -223,12 +225,10 @@ class DDPG:
 
     def anneal(self, step: int, steps: int) -> dict[str, float]:
         """Set exploration and importance correction for agent step `step` of `steps`."""
-        config = self.config
-        done = min(1.0, step / config.noise_steps) if config.noise_steps else 1.0
-        self.sigma = config.noise_start + done * (config.noise_final - config.noise_start)
-        self.beta = config.priority_beta + min(1.0, step / steps) * (1 - config.priority_beta)
-        self.random = 1.0 if step < config.random_steps else config.random_share
-        return {"noise": self.sigma, "beta": self.beta}
+        start = self.config.priority_beta
+        self.beta = start + min(1.0, step / steps) * (1 - start)
+        self.exploration.anneal(step)
+        return {"noise": self.exploration.sigma, "beta": self.beta}
 
     def act(
         self,
@@ -248,18 +248,16 @@ class DDPG:
             raise ValueError(f"epsilon is {epsilon}; it must lie in [0, 1]")
         draw = explorer or self.explorer
         shape = count(observation), self.action_size
-        kept, takes = np.zeros(shape), np.zeros((shape[0], 1), bool)
-        if explore and self.random:
-            kept, takes = self.held(shape, self.random, draw)
-        if takes.all():
-            return kept.astype(np.float32)
+        if explore:
+            random, takes = self.exploration.random(shape, draw)
+            if takes.all():
+                return random.astype(np.float32)
         action = self._policy(move(observation, self.device)).cpu().numpy()
         if explore:
-            action = (action + self.noise(shape, self.sigma, draw)).clip(-1, 1)
-            action = np.where(takes, kept, action)
+            action = np.where(takes, random, self.exploration.noisy(action, draw))
         elif epsilon:
-            random = draw.random((shape[0], 1)) < epsilon
-            action = np.where(random, draw.uniform(-1, 1, shape), action)
+            takes = draw.random((shape[0], 1)) < epsilon
+            action = np.where(takes, draw.uniform(-1, 1, shape), action)
         return np.asarray(action, np.float32)
 
     @torch.inference_mode()
@@ -350,8 +348,10 @@ class DDPG:
         for weight in learning:
             weight.requires_grad_(False)
         with self._training_actor:
-            action = online.policy(observation, feature)
-        loss = -online.critics[0](feature, action).mean()
+            lean = online.lean(observation, feature)
+        loss = -online.critics[0](feature, torch.tanh(lean)).mean()
+        if self.config.preactivation_l2:
+            loss = loss + self.config.preactivation_l2 * lean.square().sum(1).mean()
         self.actor_optimizer.zero_grad()
         loss.backward()
         self.actor_optimizer.step()
@@ -378,8 +378,7 @@ class DDPG:
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "explorer": self.explorer.bit_generator.state,
-            "noise": torch.from_numpy(self.noise.state.copy()),
-            "held": self.held.state_dict(),
+            **self.exploration.state_dict(),
             "actor_loss": self._actor_loss.clone(),
             "updates": self.updates,
         }
@@ -392,8 +391,6 @@ class DDPG:
         take_up(self.critic_optimizer, state["critic_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
-        self.noise.state = state["noise"].cpu().numpy().copy()
-        if "held" in state:  # checkpoints of before there were any lack it
-            self.held.load_state_dict(state["held"])
+        self.exploration.load_state_dict(state)
         self._actor_loss.copy_(state["actor_loss"])
         self.updates = state["updates"]

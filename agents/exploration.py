@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
+from configs.ddpg import DDPGConfig
+
 OCTAVES = 10
 """Of pink noise: first-order processes, with time constants of 0.5 to 256 steps."""
+
+
+class Exploration:
+    """How training's actions differ from the policy's: random ones, or the policy's with noise."""
+
+    def __init__(self, config: DDPGConfig) -> None:
+        self.config = config
+        self.noise = Noise(config.noise, config.ou_theta)
+        self.held = Held(config.random_hold)
+        self.sigma = config.noise_start
+        """Of the noise, at this step."""
+        self.share = 1.0 if config.random_steps else config.random_share
+        """The chance that a random action begins at it."""
+
+    def anneal(self, step: int) -> None:
+        """Set both for agent step `step`."""
+        config = self.config
+        done = min(1.0, step / config.noise_steps) if config.noise_steps else 1.0
+        self.sigma = config.noise_start + done * (config.noise_final - config.noise_start)
+        self.share = 1.0 if step < config.random_steps else config.random_share
+
+    def random(
+        self, shape: tuple[int, int], draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Random actions (B, A) in [-1, 1], and which lanes (B, 1) take them."""
+        if self.share:
+            return self.held(shape, self.share, draw)
+        return np.zeros(shape), np.zeros((shape[0], 1), bool)
+
+    def noisy(self, action: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        """A policy's actions (B, A) with noise, in [-1, 1]."""
+        varied: np.ndarray = action + self.noise(action.shape, self.sigma, draw)
+        return varied.clip(-1, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The noise's course, and the random actions that are kept up."""
+        return {"noise": torch.tensor(self.noise.state), "held": self.held.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the one did that had this state."""
+        self.noise.state = state["noise"].cpu().numpy().copy()
+        if "held" in state:  # older checkpoints have none
+            self.held.load_state_dict(state["held"])
 
 
 class Noise:

@@ -77,6 +77,9 @@ class DDPGConfig(LearnerConfig):
     """Step size of Adam for the critics, and for their encoder."""
     critic_l2: float = 0.0
     """L2 penalty on all that the critics' optimiser learns, their encoder included."""
+    preactivation_l2: float = 0.0
+    """L2 penalty on what the actor's tanh is taken of (Fujimoto et al. 2025), which keeps it from
+    going where tanh is flat and nothing is learned."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
 
 
@@ -88,7 +91,7 @@ def check(config: DDPGConfig) -> None:
     shares(config, "tau", "ou_theta", "random_share")
     at_least(config, 0, "trunk", "hidden_second", "final_init", "target_noise", "target_noise_clip")
     at_least(config, 0, "noise_start", "noise_final", "noise_steps", "random_steps", "random_shift")
-    at_least(config, 0, "critic_l2")
+    at_least(config, 0, "critic_l2", "preactivation_l2")
     if config.batch_norm and config.batch_size < 2:
         raise ValueError("batch_size is 1; batch_norm needs at least 2")
     if config.encoder_cache and config.random_shift:

@@ -178,6 +178,21 @@ def test_held_actions_begin_by_chance_in_lanes_of_their_own() -> None:
     assert abs(np.corrcoef(takes[:, :, 0].T) - np.eye(4)).max() < 0.05
 
 
+def test_the_actors_tanh_stays_where_it_slopes() -> None:
+    """A critic that always wants more pushes an actor without the penalty far out."""
+    lean = {}
+    for penalty in (0.0, 0.1):
+        made = agent({"preactivation_l2": penalty, "actor_learning_rate": 0.02})
+        steep = made.online.critics[0]
+        steep.forward = lambda feature, action: action.sum(1, keepdim=True)  # type: ignore[method-assign]
+        observation = torch.randn(64, 5)
+        for _ in range(300):
+            made._improve(observation, made.online.see(observation))
+        lean[penalty] = made.online.lean(observation).detach()
+    assert lean[0.0].min() > 3
+    torch.testing.assert_close(1 - lean[0.1].tanh() ** 2, 0.2 * lean[0.1], atol=0.03, rtol=0)
+
+
 def test_a_share_of_random_actions_is_kept_up_between_the_policys_own() -> None:
     made = agent({"random_share": 0.2, "random_hold": 20, "noise_final": 0.0})
     made.anneal(10, 100)

@@ -5,6 +5,7 @@ Each takes the words after its name.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import sys
@@ -43,7 +44,9 @@ def do_train(words: list[str]) -> None:
     parser.option("--resume", "Run folder to go on with.", "DIR")
     parser.option("--steps", "Agent steps of the whole run, where it is to be longer.", "INT")
     _machine_options(parser, default="the run's")
-    if not {"-h", "--help", "--resume"} & {word.partition("=")[0] for word in words}:
+    options = {word.partition("=")[0] for word in words}
+    misspelt = difflib.get_close_matches("--resume", options - {"--resume"}, cutoff=0.75)
+    if not {"-h", "--help", "--resume", *misspelt} & options:
         raise UsageError("name an algorithm first, such as: agents train dqn --env Breakout")
     _refuse_fixed(words)
     given = parser.parse(words)

@@ -171,7 +171,8 @@ def make_run_dir(config: TrainConfig) -> Path:
     """A new folder in `config.run.out`, such as dqn-Breakout-s1-20250131-104512.
 
     The name tells algorithm, env, seed and local time; where it is taken, -2, -3, ... follow,
-    so that no two runs share one. Raises OSError where the folder can't be made.
+    so that no two runs share one. Raises ValueError where `out` names no folder, OSError where it
+    can't be made for another reason.
     """
     import re
     import time
@@ -180,7 +181,10 @@ def make_run_dir(config: TrainConfig) -> Path:
     env = re.sub(r"[^A-Za-z0-9_.]+", "-", env).strip("-.") or "env"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     parent = Path(config.run.out)
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"out is {config.run.out!r}; a file is there, and not a folder") from None
     name = f"{config.algorithm}-{env}-s{config.run.seed}-{stamp}"
     attempt = 1
     while True:

@@ -19,6 +19,7 @@ from agents.precision import flushing
 from agents.process import keep_freed_memory, locked
 from agents.rig import keep_view, single
 from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
+from configs import load_preset
 from envs import EnvFault, make
 from envs.config import EnvConfig
 from envs.make import ATARI_ONLY, PIXELS_ONLY, resolve
@@ -32,7 +33,8 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
     Raises ValueError or TypeError, in one line, for a wrong option, environment or encoder, and
     MemoryError where the replay does not fit; nothing is written then.
     """
-    name = overrides.get("env", EnvConfig.env)
+    usual = load_preset(algorithm, preset or "default").get("env", EnvConfig.env)
+    name = overrides.get("env", usual)
     if not isinstance(name, str):
         raise TypeError(
             f"env is {name!r}; expected a name, such as 'Pendulum-v1', or package.module:Class for "
@@ -77,6 +79,11 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
             f"returns are learned between v_min, {chosen.agent.v_min:g}, and v_max, "
             f"{chosen.agent.v_max:g}; give what this environment's can reach, or "
             "--no-distributional"
+        )
+    if chosen.agent.encoder == "flat" and shows_images(session.env):
+        session.notes.append(
+            "the encoder flat has no layers, and gives the agent's pictures as they are; others: "
+            "agents list encoders"
         )
     if chosen.agent.encoder_freeze and not chosen.agent.encoder_weights:
         session.notes.append(

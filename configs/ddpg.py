@@ -9,6 +9,9 @@ from configs import learner
 from configs.learner import LearnerConfig
 from configs.ranges import above_zero, at_least, shares
 
+LONGEST_HOLD = 10_000
+"""Of Dabney et al. 2021."""
+
 
 @dataclass(frozen=True)
 class DDPGConfig(LearnerConfig):
@@ -92,6 +95,8 @@ def check(config: DDPGConfig) -> None:
     at_least(config, 0, "trunk", "hidden_second", "final_init", "target_noise", "target_noise_clip")
     at_least(config, 0, "noise_start", "noise_final", "noise_steps", "random_steps", "random_shift")
     at_least(config, 0, "critic_l2", "preactivation_l2")
+    if config.random_hold > LONGEST_HOLD:
+        raise ValueError(f"random_hold is {config.random_hold}; it must be at most {LONGEST_HOLD}")
     if config.batch_norm and config.batch_size < 2:
         raise ValueError("batch_size is 1; batch_norm needs at least 2")
     if config.encoder_cache and config.random_shift:

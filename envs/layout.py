@@ -162,9 +162,11 @@ class Checker:
         if not good.all():
             at = tuple(int(i) for i in np.argwhere(~good)[0])
             wrong = ValueError if np.isfinite(array[at]) else Diverged
+            is_huge = np.isfinite(array[at]) and low[at] <= array[at] <= high[at]
+            expected = "finite float32" if is_huge else "finite value"
             raise wrong(
                 f"{self._called}{list(at) if at else ''} is {array[at]}; "
-                f"expected a finite value in [{low[at]:g}, {high[at]:g}]"
+                f"expected a {expected} in [{low[at]:g}, {high[at]:g}]"
             )
         return array
 

@@ -95,6 +95,8 @@ def gl_context(width: int, height: int) -> Any:
 
     Raises ValueError, in one line, that says what to install where none does.
     """
+    if importlib.util.find_spec("OpenGL") is None:
+        raise ValueError("offscreen rendering needs PyOpenGL: pip install 'sightline-rl[mujoco]'")
     asked = os.environ.get("MUJOCO_GL", "").lower()
     asked = asked if asked in BACKENDS else ""  # glfw wants a screen
     _load_before_gl()
@@ -145,8 +147,9 @@ def find_camera(model: Any, name: str) -> int:
     if name.isdecimal() and int(name) < model.ncam:
         return int(name)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    hint = f"; did you mean {near[0]!r}?" if near and near[0] else ";"
-    known = ", ".join(label or str(i) for i, label in enumerate(names)) or "none"
+    is_number = name.lstrip("-").isdecimal()
+    hint = f"; did you mean {near[0]!r}?" if near and near[0] and not is_number else ";"
+    known = ", ".join(f"{i} {label}".strip() for i, label in enumerate(names)) or "none"
     raise ValueError(f"no camera is called {name!r}{hint} here are: {known}")
 
 

@@ -182,7 +182,7 @@ class Pixels(Repeat):
             self._renderer = env.renderer(size, quality)
             self._draw = self._renderer.picture
         else:
-            self._draw = lambda: _resized(env.render(), size)
+            self._draw = lambda: _drawn(env, size)
         self._pictures: list[np.ndarray] = []
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -205,7 +205,18 @@ class Pixels(Repeat):
         super().close()
 
 
-def _resized(picture: Any, size: int) -> np.ndarray:
+def _drawn(env: gymnasium.Env[Any, Any], size: int) -> np.ndarray:
+    """What an environment of any kind renders, (size, size, 3); ValueError for no picture."""
     import cv2
 
-    return np.asarray(cv2.resize(np.asarray(picture), (size, size), interpolation=cv2.INTER_AREA))
+    try:
+        picture = env.render()
+    except NotImplementedError:
+        raise ValueError("render() is not there, and pixels are what it returns") from None
+    if not isinstance(picture, np.ndarray):
+        raise ValueError(f"render() returned {type(picture).__name__}; expected (H, W, 3) uint8")
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise ValueError(
+            f"render() returned {picture.shape} {picture.dtype}; expected (H, W, 3) uint8"
+        )
+    return np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA))

@@ -180,6 +180,7 @@ def test_list_envs_and_encoders(tell: Told) -> None:
         ("trian dqn", "unknown command 'trian'; did you mean 'train'?"),
         ("train dqm", "unknown algorithm 'dqm'; did you mean 'dqn'?"),
         ("train", "name an algorithm first, such as: agents train dqn --env Breakout"),
+        ("train --resum x", "unknown option '--resum'; did you mean '--resume'?"),
         ("train --env Pong", "name an algorithm first, such as: agents train dqn --env Breakout"),
         (
             "train dqn --learning-rat 1",

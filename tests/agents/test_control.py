@@ -43,6 +43,31 @@ def start(out: Path, preset: str | None = "default", **options: Any) -> Session:
     return begin.create("ddpg", preset, {**TINY, "out": str(out), **options})
 
 
+def test_the_presets_environment_is_the_one_where_none_is_named(tmp_path: Path) -> None:
+    few = {name: value for name, value in TINY.items() if name != "env"}
+    session = begin.create("ddpg", "sparse", {**few, "out": str(tmp_path)})
+    session.close()
+    assert session.config.env.env == "dmc/point_mass-easy"
+    session = begin.create("ddpg", None, {**few, "out": str(tmp_path)})
+    session.close()
+    assert session.config.env.env == "HalfCheetah" and session.config.preset == "default"
+
+
+def test_a_file_in_the_place_of_the_runs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match=r"out is '.*out'; a file is there, and not a folder"):
+        start(tmp_path / "out")
+
+
+def test_pictures_without_an_encoder_are_told_of(tmp_path: Path) -> None:
+    session = start(tmp_path, pixels=True, size=24, num_envs=1)
+    session.close()
+    assert any(note.startswith("the encoder flat has no layers") for note in session.notes)
+    session = start(tmp_path, "pixels", **PIXELS)
+    session.close()
+    assert not any("flat" in note for note in session.notes)
+
+
 @pytest.mark.parametrize(
     "options", [{"noise": "ou", "priority_alpha": 0.6, "n_step": 3}, {"update_every": 1.0}]
 )

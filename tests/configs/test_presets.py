@@ -154,6 +154,7 @@ def test_the_papers_networks() -> None:
         ({"actor_learning_rate": 0.0}, "actor_learning_rate is 0.0; it must be above 0"),
         ({"random_share": 1.5}, "random_share is 1.5; it must lie in [0, 1]"),
         ({"random_hold": 0}, "random_hold is 0; it must be at least 1"),
+        ({"random_hold": 10_001}, "random_hold is 10001; it must be at most 10000"),
         ({"target_noise": -0.1}, "target_noise is -0.1; it must be 0 or more"),
         ({"update_every": 0.0}, "update_every is 0.0; it must be at least 0.001"),
         ({"replay_capacity": 16}, "batch_size is 256; it must not exceed replay_capacity, 16"),

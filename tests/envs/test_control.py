@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from envs.actions import actions
 from envs.config import EnvConfig
 from envs.lanes import MOST_DROPS, Lanes
 from envs.make import make, names, resolve
-from envs.simulator import Repeat
+from envs.simulator import Pixels, Repeat
 from envs.vector import EnvFault
 
 pytest.importorskip("mujoco")
@@ -267,7 +268,8 @@ def test_films_are_drawn_in_full() -> None:
     ("change", "message"),
     [
         ({"pixels": True, "camera_name": "trak"}, "no camera is called 'trak'; did you mean 'tra"),
-        ({"camera_name": "7"}, "no camera is called '7'; did you mean 'track'? here are: track"),
+        ({"camera_name": "7"}, "no camera is called '7'; here are: 0 tra"),
+        ({"camera_name": "-1"}, "no camera is called '-1'; here are: 0 track"),
         ({"env": "Pendulum-v1", "camera_name": "x"}, "camera_name is 'x'; 'Pendulum-v1' is not Mu"),
         ({"env": "Breakout", "pixels": True}, "pixels is set; Atari shows pixels"),
         ({"env": "Breakout", "action_repeat": 2}, "action_repeat is set; Atari"),
@@ -279,6 +281,58 @@ def test_bad_options_are_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         make(EnvConfig(**{"env": "HalfCheetah", "num_envs": 1, **change}), seed=0)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Drawn(gymnasium.Env[np.ndarray, np.ndarray]):
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Box(-1, 1, (1,))
+    render_mode = "rgb_array"
+    picture: Any = None
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(2, np.float32), {}
+
+    def render(self) -> Any:
+        if self.picture is NotImplementedError:
+            raise NotImplementedError
+        return self.picture
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (NotImplementedError, "render() is not there, and pixels are what it returns"),
+        (None, "render() returned NoneType; expected (H, W, 3) uint8"),
+        (np.zeros((3, 4)), "render() returned (3, 4) float64; expected (H, W, 3) uint8"),
+    ],
+)
+def test_what_is_no_picture_is_named(picture: Any, message: str) -> None:
+    env = Drawn()
+    env.picture = picture
+    with pytest.raises(ValueError) as caught:
+        Pixels(env, 8, 1).reset()
+    assert str(caught.value) == message
+    env.picture = np.full((20, 10, 3), 7, np.uint8)
+    assert (Pixels(env, 8, 1).reset()[0] == 7).all()
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(name: str) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda asked: None if asked == name else find(asked)
+        )
+
+    without("OpenGL")
+    with pytest.raises(ValueError, match=r"needs PyOpenGL: pip install 'sightline-rl\[mujoco\]'"):
+        make(EnvConfig(env="Hopper", num_envs=1, pixels=True), seed=0)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'imageio'", name="imageio")
+
+    monkeypatch.setattr(gymnasium, "make", refuse)
+    with pytest.raises(ValueError, match=r"needs imageio: pip install 'sightline-rl\[mujoco\]'"):
+        make(EnvConfig(env="Hopper", num_envs=1), seed=0)
 
 
 def test_pictures_need_no_screen_though_opengl_is_told_of_one() -> None:

@@ -45,8 +45,8 @@ def do_train(words: list[str]) -> None:
     parser.option("--steps", "Agent steps of the whole run, where it is to be longer.", "INT")
     _machine_options(parser, default="the run's")
     options = {word.partition("=")[0] for word in words}
-    misspelt = difflib.get_close_matches("--resume", options - {"--resume"}, cutoff=0.75)
-    if not {"-h", "--help", "--resume", *misspelt} & options:
+    resumes = difflib.get_close_matches("--resume", options, cutoff=0.75)  # misspelt, too
+    if not resumes and not {"-h", "--help"} & options:
         raise UsageError("name an algorithm first, such as: agents train dqn --env Breakout")
     _refuse_fixed(words)
     given = parser.parse(words)

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.actions import actions
-from envs.layout import Checker
+from envs.layout import Checker, is_picture
 from envs.parts import Parts
 from envs.state import get_state, set_state
 from envs.vector import (
@@ -141,7 +141,7 @@ class Lanes:
             picture = np.asarray(self._run(self._envs[0].render))
         except gymnasium.error.DependencyNotInstalled as error:
             raise ValueError(f"{self._name!r} can't be drawn here: {error}") from error
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        if not is_picture(picture):
             raise EnvFault(
                 f"lane 0: the picture is {picture.dtype} of shape {picture.shape}; "
                 "expected uint8 (H, W, 3)"

@@ -38,6 +38,11 @@ class Layout(NamedTuple):
     """A view of an observation, of `source.shape`, in the frame's shape."""
 
 
+def is_picture(array: np.ndarray) -> bool:
+    """Whether it is what `render` returns: (H, W, 3) uint8."""
+    return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
+
+
 def layout(space: gymnasium.Space[Any], name: str, part: str = "") -> Layout:
     """The layout of `space`; ValueError, in one line, where it is not an image or a vector.
 
@@ -161,10 +166,10 @@ class Checker:
                 good &= np.isfinite(array.astype(np.float32, copy=False))
         if not good.all():
             at = tuple(int(i) for i in np.argwhere(~good)[0])
-            wrong = ValueError if np.isfinite(array[at]) else Diverged
-            is_huge = np.isfinite(array[at]) and low[at] <= array[at] <= high[at]
+            is_finite = np.isfinite(array[at])
+            is_huge = is_finite and low[at] <= array[at] <= high[at]
             expected = "finite float32" if is_huge else "finite value"
-            raise wrong(
+            raise (ValueError if is_finite else Diverged)(
                 f"{self._called}{list(at) if at else ''} is {array[at]}; "
                 f"expected a {expected} in [{low[at]:g}, {high[at]:g}]"
             )

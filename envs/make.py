@@ -165,13 +165,11 @@ def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(id_, render_mode=mode, disable_env_checker=True)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"environment {id_!r} needs a package: {error}") from error
-    except ModuleNotFoundError as error:
-        if not simulated:
-            raise failed("environment", id_, error) from error
-        raise ValueError(
-            f"environment {id_!r} needs {error.name}: pip install 'sightline-rl[mujoco]'"
-        ) from error
     except (Exception, SystemExit) as error:  # whatever its module or its constructor provokes
+        if simulated and isinstance(error, ModuleNotFoundError):
+            raise ValueError(
+                f"environment {id_!r} needs {error.name}: pip install 'sightline-rl[mujoco]'"
+            ) from error
         raise failed("environment", id_, error) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.layout import Checker
+from envs.layout import Checker, is_picture
 from envs.vector import Diverged
 
 DRAWN = 480
@@ -215,7 +215,7 @@ def _drawn(env: gymnasium.Env[Any, Any], size: int) -> np.ndarray:
         raise ValueError("render() is not there, and pixels are what it returns") from None
     if not isinstance(picture, np.ndarray):
         raise ValueError(f"render() returned {type(picture).__name__}; expected (H, W, 3) uint8")
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+    if not is_picture(picture) or not picture.size:
         raise ValueError(
             f"render() returned {picture.shape} {picture.dtype}; expected (H, W, 3) uint8"
         )

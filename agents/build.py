@@ -107,6 +107,19 @@ def build_replay(
         return build(device="cpu")
 
 
+def compile_agent(agent: Agent) -> None:
+    """Have torch compile the agent's updates; ValueError where it can't compile here."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=agent.device))
+    except Exception as error:  # noqa: BLE001 (compilers fail in ways of their own)
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"compile is on, and torch can't compile for the {agent.device} here ({why}): leave it "
+            "out, or install a C++ compiler (g++)"
+        ) from None
+    agent.compile()
+
+
 def pick_device(name: str, option: str = "device") -> torch.device:
     """auto, or a device of torch's; ValueError for what is none, and for cuda that isn't there."""
     if name == "cuda" and not torch.cuda.is_available():

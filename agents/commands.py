@@ -5,6 +5,7 @@ Each takes the words after its name.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import math
@@ -44,6 +45,11 @@ def do_train(words: list[str]) -> None:
     parser.option("--resume", "Run folder to go on with.", "DIR")
     parser.option("--steps", "Agent steps of the whole run, where it is to be longer.", "INT")
     _machine_options(parser, default="the run's")
+    parser.option(
+        "--compile",
+        "Have torch compile the updates (default: the run's).",
+        action=argparse.BooleanOptionalAction,
+    )
     options = {word.partition("=")[0] for word in words}
     resumes = difflib.get_close_matches("--resume", options, cutoff=0.75)  # misspelt, too
     if not resumes and not {"-h", "--help"} & options:
@@ -55,7 +61,8 @@ def do_train(words: list[str]) -> None:
     device = from_text("--device", given["device"], DEVICES) if "device" in given else None
     from agents.start import resume
 
-    _run(resume(folder, steps, device=device, threads=threads))
+    compiles = given.get("compile")
+    _run(resume(folder, steps, device=device, threads=threads, compile=compiles))
 
 
 def _refuse_fixed(words: list[str]) -> None:
@@ -69,10 +76,10 @@ def _refuse_fixed(words: list[str]) -> None:
     fixed |= {option.replace("--", "--no-", 1) for option in fixed} | {"--preset"}
     for word in words:
         option = word.partition("=")[0]
-        if option in fixed - {"--steps", "--device", "--threads"}:
+        if option in fixed - {"--steps", "--device", "--threads", "--compile", "--no-compile"}:
             raise UsageError(
                 f"{option} is of a new run: one that goes on keeps what it began with, but for "
-                "--steps, --device and --threads"
+                "--steps, --device, --threads and --compile"
             )
 
 

@@ -22,7 +22,7 @@ from agents.heads import Layers
 from agents.linear import settle
 from agents.modes import Training
 from agents.optimizer import Adam, take_up
-from agents.perception import Eyes, features, learnable, perceive
+from agents.perception import Eyes, arithmetic, features, learnable, perceive, see
 from agents.polyak import Polyak
 from agents.precision import computes_bf16
 from configs.ddpg import DDPGConfig, check
@@ -131,18 +131,6 @@ class Policy(nn.Module):
         return arithmetic(self.encoder, self.bf16)
 
 
-def see(encoder: Eyes, observation: Observation, bf16: bool) -> Tensor:
-    """Features (B, feature_dim) of observations, computed in bfloat16 or float32."""
-    with arithmetic(encoder, bf16):
-        feature: Tensor = encoder(observation)
-    return feature
-
-
-def arithmetic(encoder: Eyes, bf16: bool) -> torch.autocast:
-    """A context in which the encoder computes as it is to."""
-    return torch.autocast(next(encoder.buffers()).device.type, torch.bfloat16, enabled=bf16)
-
-
 # ----------------------------------------------------------------------------------------- agent
 
 
@@ -189,19 +177,16 @@ class DDPG:
         self.actor_parts = nn.ModuleDict({"head": online.actor})
         if online.eye is not None:
             self.actor_parts["eye"] = online.eye
-        on_gpu = self.device.type == "cuda"
         self.critic_optimizer = Adam(
             learnable(config, online.encoder, self.critic_parts),
             config.critic_learning_rate,
             weight_decay=config.critic_l2,
-            on_gpu=on_gpu,
         )
         self.actor_optimizer = Adam(
             list(self.actor_parts.parameters())
             if online.eye is None
             else learnable(config, online.eye, self.actor_parts),
             config.actor_learning_rate,
-            on_gpu=on_gpu,
         )
         # once, for walking through modules takes longer than some of the arithmetic
         self._critic_weights = list(self.critic_parts.parameters())
@@ -308,25 +293,25 @@ class DDPG:
 
         The importance weight multiplies the loss, not the error (Schaul et al. 2016, section 3.4).
         """
-        online, config = self.online, self.config
         observation = self._shifted(batch.observation)
         following = self._shifted(batch.next_observation)
-        target = self._target(following, batch.reward, batch.discount)
+        target = self._target(following, batch, self._smoothing(batch.action))
 
         with self._training_critics:
-            feature = online.see(observation)
-            q = online.q(feature, batch.action)
-        error = target - q
-        loss = (batch.weight * critic_loss(error)).mean()
+            loss, error, q, feature = self._teach(observation, batch, target)
         self.critic_optimizer.zero_grad()
         loss.backward()
         self.critic_optimizer.step()
 
         if self.course:
-            self._improve(observation, feature.detach())
-            self._follow(config.tau)
-        metrics = {"loss": loss.detach(), "q": q.detach().mean(), "actor_loss": self._actor_loss}
-        return metrics, error.detach().abs().mean(0)
+            self._improve(observation, feature)
+            self._follow(self.config.tau)
+        return {"loss": loss.detach(), "q": q, "actor_loss": self._actor_loss}, error
+
+    def compile(self) -> None:
+        """Have torch compile what an update computes, from the next one on."""
+        for name in ("_target", "_teach", "_climb"):
+            setattr(self, name, torch.compile(getattr(self, name)))
 
     def _shifted(self, observation: Any) -> Any:
         """The observation with its images moved at random, where the config says so."""
@@ -338,20 +323,31 @@ class DDPG:
         is_image = observation.ndim == 4
         return random_shift(observation, pixels, self.generator) if is_image else observation
 
-    def _improve(self, observation: Any, feature: Tensor) -> None:
-        """One step of the actor up the first critic's slope; `feature` is the shared encoder's.
+    def _smoothing(self, action: Tensor) -> Tensor | None:
+        """The noise of the target policy's actions, (B, A) like `action`."""
+        if not self.config.target_noise:
+            return None
+        noise = torch.randn(action.shape, generator=self.generator, device=self.device)
+        return self.config.target_noise * noise
 
-        Lillicrap et al. 2015, equation 6; the first of two critics as in Fujimoto et al. 2018.
-        """
-        online = self.online
+    def _teach(
+        self, observation: Any, batch: Batch, target: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The critics' loss, and without gradients each sample's error (B,), their mean value, and
+        the features (B, F) that they saw."""
+        feature = self.online.see(observation)
+        q = self.online.q(feature, batch.action)
+        error = target - q
+        loss = (batch.weight * critic_loss(error)).mean()
+        return loss, error.detach().abs().mean(0), q.detach().mean(), feature.detach()
+
+    def _improve(self, observation: Any, feature: Tensor) -> None:
+        """One step of the actor up the first critic's slope; `feature` is the shared encoder's."""
         learning = [weight for weight in self._critic_weights if weight.requires_grad]
         for weight in learning:
             weight.requires_grad_(False)
         with self._training_actor:
-            lean = online.lean(observation, feature)
-        loss = -online.critics[0](feature, torch.tanh(lean)).mean()
-        if self.config.preactivation_l2:
-            loss = loss + self.config.preactivation_l2 * lean.square().sum(1).mean()
+            loss = self._climb(observation, feature)
         self.actor_optimizer.zero_grad()
         loss.backward()
         self.actor_optimizer.step()
@@ -359,15 +355,23 @@ class DDPG:
             weight.requires_grad_(True)
         self._actor_loss.copy_(loss.detach())
 
+    def _climb(self, observation: Any, feature: Tensor) -> Tensor:
+        """The actor's loss: Lillicrap et al. 2015, equation 6; by the first of two critics as in
+        Fujimoto et al. 2018."""
+        lean = self.online.lean(observation, feature)
+        loss = -self.online.critics[0](feature, torch.tanh(lean)).mean()
+        if self.config.preactivation_l2:
+            loss = loss + self.config.preactivation_l2 * lean.square().sum(1).mean()
+        return loss
+
     @torch.no_grad()
-    def _target(self, following: Any, reward: Tensor, discount: Tensor) -> Tensor:
-        config, target = self.config, self.target
-        feature = target.see(following)
-        action = target.policy(following, feature)
-        if config.target_noise:
-            noise = torch.randn(action.shape, generator=self.generator, device=self.device)
-            action = smooth(action, config.target_noise * noise, config.target_noise_clip)
-        return td_target(reward, discount, target.q(feature, action))
+    def _target(self, following: Any, batch: Batch, noise: Tensor | None) -> Tensor:
+        """What the critics' values should be (B,)."""
+        feature = self.target.see(following)
+        action = self.target.policy(following, feature)
+        if noise is not None:
+            action = smooth(action, noise, self.config.target_noise_clip)
+        return td_target(batch.reward, batch.discount, self.target.q(feature, action))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning and acting depend on: tensors, numbers and strings in dicts."""

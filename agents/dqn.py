@@ -60,7 +60,7 @@ def td_loss(error: Tensor, kind: str) -> Tensor:
 def pick(out: Tensor, action: Tensor) -> Tensor:
     """What `out` (B, A, ...) holds for each action (B,): (B, ...)."""
     index = action.view(-1, 1, *(1,) * (out.ndim - 2))
-    return torch.take_along_dim(out, index, 1).squeeze(1)
+    return out.gather(1, index.expand(-1, 1, *out.shape[2:])).squeeze(1)
 
 
 def project(probability: Tensor, reward: Tensor, discount: Tensor, support: Tensor) -> Tensor:
@@ -274,7 +274,23 @@ class DQN:
             resample(self.target, self.generator)
         target = self._target(batch)
         with self._training:
-            out = online(batch.observation)
+            mean, error, q = self._loss(batch, target)
+        self.optimizer.zero_grad()
+        mean.backward()
+        if config.max_grad_norm:
+            on_host = self.device.type == "cpu"
+            limit(online.parameters(), config.max_grad_norm, ask=on_host)
+        self.optimizer.step()
+        return {"loss": mean.detach(), "q": q}, error
+
+    def compile(self) -> None:
+        """Have torch compile what an update computes, from the next one on."""
+        self._target, self._loss = torch.compile(self._target), torch.compile(self._loss)  # type: ignore[method-assign]
+
+    def _loss(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean loss, and without gradients each sample's error (B,) and the mean value."""
+        config, online = self.config, self.online
+        out = online(batch.observation)
         chosen = pick(out, batch.action)
         if config.distributional:
             loss = -(target * chosen.log_softmax(1)).sum(1)
@@ -285,14 +301,7 @@ class DQN:
             error = target - chosen
             loss = td_loss(error, config.loss)
             error = error.detach()
-        mean = (batch.weight * loss).mean()
-        self.optimizer.zero_grad()
-        mean.backward()
-        if config.max_grad_norm:
-            on_host = self.device.type == "cpu"
-            limit(online.parameters(), config.max_grad_norm, ask=on_host)
-        self.optimizer.step()
-        return {"loss": mean.detach(), "q": online.q(out.detach()).amax(1).mean()}, error
+        return (batch.weight * loss).mean(), error, online.q(out.detach()).amax(1).mean()
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:
@@ -336,5 +345,5 @@ def _optimizer(config: DQNConfig, network: QNetwork) -> torch.optim.Optimizer:
     parameters = learnable(config, network.encoder, network)
     rate, eps = config.learning_rate, config.optimizer_eps
     if config.optimizer == "adam":
-        return Adam(parameters, rate, eps=eps, on_gpu=network.support.is_cuda)
+        return Adam(parameters, rate, eps=eps)
     return CentredRMSprop(parameters, rate, config.rmsprop_decay, eps)

@@ -40,11 +40,13 @@ class NoisyLinear(nn.Module):
 
 def resample(network: nn.Module, generator: Generator) -> None:
     """Draw new noise in every noisy layer: f(x) = sign(x) sqrt(|x|) of a unit Gaussian."""
-    for layer in network.modules():
-        if isinstance(layer, NoisyLinear):
-            for noise in (layer.noise_in, layer.noise_out):
-                noise.normal_(generator=generator)
-                noise.copy_(noise.sign() * noise.abs().sqrt())
+    layers = [layer for layer in network.modules() if isinstance(layer, NoisyLinear)]
+    noises = [noise for layer in layers for noise in (layer.noise_in, layer.noise_out)]
+    if noises:
+        sizes = [len(noise) for noise in noises]  # all at once, for each draw is a launch
+        drawn = noises[0].new_empty(sum(sizes)).normal_(generator=generator)
+        drawn = drawn.sign() * drawn.abs().sqrt()
+        torch._foreach_copy_(noises, drawn.split(sizes))
 
 
 def silence(network: nn.Module) -> None:

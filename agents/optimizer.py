@@ -11,22 +11,18 @@ from torch import Tensor, nn
 
 
 class Adam(torch.optim.Adam):
-    """torch's fused Adam (Kingma & Ba 2015) without what surrounds its step on a CPU.
+    """torch's fused Adam (Kingma & Ba 2015) without what surrounds its step.
 
-    There grouping, checking and profiling take longer than the arithmetic of a small network. On a
-    GPU it is torch's own, which graphs can capture.
+    On a CPU grouping, checking and profiling take longer than the arithmetic of a small network. On
+    a GPU nothing in a step waits, so graphs can capture it.
     """
 
-    def __init__(self, params: Any, lr: float, *, on_gpu: bool, **more: Any) -> None:
-        super().__init__(params, lr, fused=True, capturable=on_gpu, **more)
+    def __init__(self, params: Any, lr: float, **more: Any) -> None:
+        super().__init__(params, lr, fused=True, **more)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
-        for group in self.param_groups:
-            if group["capturable"]:
-                super().step()
-                return
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             states = [self.state[p] or self._begin(p) for p in moved]
@@ -53,7 +49,7 @@ class Adam(torch.optim.Adam):
 
     def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
-        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         for name in ("exp_avg", "exp_avg_sq"):
             state[name] = torch.zeros_like(parameter)
         return state
@@ -84,9 +80,6 @@ def take_up(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """
     # it would share these tensors with whoever gave the state
     optimizer.load_state_dict(copy.deepcopy(state))
-    for group in optimizer.param_groups:
-        if "capturable" in group:
-            group["capturable"] = group["params"][0].is_cuda
     for parameter, own in optimizer.state.items():
         for name, value in own.items():
             if getattr(value, "shape", None) == parameter.shape:

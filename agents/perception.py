@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from configs.encoder import EncoderConfig
@@ -65,6 +66,18 @@ def features(encoder: Eyes, observation: Observation) -> dict[str, Tensor]:
     """Features (B, F) of each image by name, which the encoder takes in the image's place."""
     parts = observation if isinstance(observation, dict) else {"": observation}
     return {part: own(parts[part]) for part, own in images(encoder).items()}
+
+
+def see(encoder: Eyes, observation: Observation, bf16: bool) -> Tensor:
+    """Features (B, feature_dim) of observations, computed in bfloat16 or float32."""
+    with arithmetic(encoder, bf16):
+        feature: Tensor = encoder(observation)
+    return feature
+
+
+def arithmetic(encoder: Eyes, bf16: bool) -> torch.autocast:
+    """A context in which the encoder computes as it is to."""
+    return torch.autocast(next(encoder.buffers()).device.type, torch.bfloat16, enabled=bf16)
 
 
 def _load(config: EncoderConfig, encoder: Encoder) -> str:

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 
 from agents import checkpoint, config
-from agents.build import build_agent, build_replay, pick_device, require_actions, restore
+from agents.build import (
+    build_agent,
+    build_replay,
+    compile_agent,
+    pick_device,
+    require_actions,
+    restore,
+)
 from agents.checkpoint import NewerSchema
 from agents.config import TrainConfig
 from agents.errors import CheckpointError
@@ -115,18 +122,23 @@ def _resolve(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -
 
 
 def resume(
-    folder: Path, steps: int | None = None, *, device: str | None = None, threads: int | None = None
+    folder: Path,
+    steps: int | None = None,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    compile: bool | None = None,
 ) -> Session:
     """The run in `folder`, from its newest whole checkpoint.
 
     steps    sets a new end; None leaves it
-    device, threads  where it goes on, which may be another machine; None as before
+    device, threads, compile  where it goes on, which may be another machine; None as before
 
     A checkpoint whose replay is damaged is passed over, too. Where the environment can't be
     restored (Atari's vector environment offers no state) its episodes begin anew. Notes say so.
     """
     folder = Path(folder)
-    changes = {"steps": steps, "device": device, "threads": threads}
+    changes = {"steps": steps, "device": device, "threads": threads, "compile": compile}
     changes = {name: value for name, value in changes.items() if value is not None}
     chosen = config.load(folder).replace(**changes)
     notes: list[str] = []
@@ -206,6 +218,10 @@ def _assemble(folder: Path, chosen: TrainConfig, seed: int, *, pretrained: bool 
     with flushing():  # the first arithmetic may start torch's threads
         agent = build_agent(chosen, env, chosen.run.seed, device, pretrained=pretrained)
     notes = [agent.report] if agent.report else []
+    if chosen.run.compile:
+        compile_agent(agent)
+        slow = "; on a CPU they are slower then" if device.type == "cpu" else ""
+        notes.append(f"updates are compiled, and the first of them wait for it{slow}")
     replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
     return Session(folder, chosen, env, agent, replay, notes=notes)
 

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 
@@ -25,6 +26,7 @@ from agents.dqn import DQN
 from agents.graph import Step
 from agents.loop import evaluate, train
 from benchmarks.harness import OURS, Row, report
+from benchmarks.replay import BATCHES, torchrl
 from benchmarks.train import WARM, Peer
 from configs.dqn import DQNConfig
 from envs import make
@@ -46,6 +48,7 @@ class Scale:
     inside: int = 20  # steps in one graph, so that its launch doesn't count
     repeats: int = 50
     updates: int = 1000
+    compiling: float = 120.0  # seconds after which the compiler is not started any more
     end_to_end: float = 20.0  # seconds
     envs: tuple[int, ...] = (32, 128)
     replay: int = 1_000_000
@@ -171,50 +174,44 @@ def microseconds(scale: Scale) -> Iterator[Row]:
             torch.cuda.empty_cache()
 
 
-def torchrl(scale: Scale) -> Iterator[Row]:
+def peer(scale: Scale) -> Iterator[Row]:
     """TorchRL's sampler on the device, indices and weights alone; it can't be captured."""
     try:
-        from torchrl.data import LazyTensorStorage, PrioritizedSampler
-    except ImportError as error:
-        print(f"torchrl is left out: {error}")
+        step = torchrl(scale.device)
+    except (ImportError, RuntimeError) as error:
+        print(f"torchrl is left out: {str(error).splitlines()[0]}")
         return
-    size = 1 << 20
-    sampler = PrioritizedSampler(size, alpha=0.5, beta=0.5)
-    storage = LazyTensorStorage(size, device=scale.device)
-    storage.set(range(size), torch.zeros(size, 1, device=scale.device))
-    sampler.extend(torch.arange(size))
-    for batch in scale.batches:
-        error = torch.rand(batch, device=scale.device)
-
-        def whole(error: Tensor = error) -> None:
-            index, _ = sampler.sample(storage, len(error))
-            sampler.update_priority(index, error)
-
-        took = seconds(whole, scale.repeats, scale)
+    for batch in BATCHES:
+        took = seconds(partial(step, batch), scale.repeats, scale)
         yield Row(f"sample + gather + update, 2^20, batch {batch}", "torchrl", 1e6 * took, "µs")
 
 
 def updates(scale: Scale) -> Iterator[Row]:
-    """Learner steps a second with the default agent on the Nature network."""
+    """Learner steps a second with the default agent on the Nature network, compiled ones last."""
     replay = filled(1 << 17, scale)
-    for batch in (32, 256):
-        for precision in ("fp32", "tf32", "bf16") if scale.cuda else ("fp32",):
-            for kind in ("eager", "compiled", "graph", "compiled graph"):
-                torch._dynamo.reset()  # or the kinds before count towards its limit
-                learner = agent(batch, scale, precision)
-                if "compiled" in kind:
-                    learner.online.compile()
-                    learner.target.compile()
-                step = Step(learner, replay, batch, graph="graph" in kind and scale.cuda)
-                for _ in range(10):
-                    step()
-                scale.wait()
-                begin = time.perf_counter()
-                for _ in range(scale.updates):
-                    step()
-                scale.wait()
-                rate = scale.updates / (time.perf_counter() - begin)
-                yield Row(f"updates, batch {batch}, {precision}", kind, rate, "1/s")
+    precisions = ("fp32", "tf32", "bf16") if scale.cuda else ("fp32",)
+    asked = [(b, p, kind) for b in (32, 256) for p in precisions for kind in ("eager", "graph")]
+    asked += [(b, p, "compiled graph") for b in (32, 256) for p in reversed(precisions)]
+    asked += [(b, "fp32", "compiled") for b in (32, 256)]
+    begun = time.perf_counter()
+    for batch, precision, kind in asked:
+        learner = agent(batch, scale, precision)
+        if "compiled" in kind:
+            if time.perf_counter() - begun > scale.compiling:
+                print(f"left out for want of time: {kind}, batch {batch}, {precision}")
+                continue
+            torch._dynamo.reset()  # or the kinds before count towards its limit
+            learner.compile()
+        step = Step(learner, replay, batch, graph="graph" in kind and scale.cuda)
+        for _ in range(10):
+            step()
+        scale.wait()
+        begin = time.perf_counter()
+        for _ in range(scale.updates):
+            step()
+        scale.wait()
+        rate = scale.updates / (time.perf_counter() - begin)
+        yield Row(f"updates, batch {batch}, {precision}", kind, rate, "1/s")
 
 
 def run(
@@ -329,7 +326,7 @@ def main() -> None:
     print(f"on {torch.cuda.get_device_name() if scale.cuda else 'the CPU: a trial of the script'}")
     rows: list[Row] = []
     sections: tuple[Callable[[], Iterator[Row]], ...] = (
-        lambda: equality(scale), lambda: microseconds(scale), lambda: torchrl(scale),
+        lambda: equality(scale), lambda: microseconds(scale), lambda: peer(scale),
         lambda: updates(scale), lambda: end_to_end(scale), lambda: training(scale, until),
     )  # fmt: skip
     for section in sections:

@@ -80,10 +80,12 @@ def updates(quick: bool, device: str) -> list[Row]:
     """Updates a second, as graphs and eagerly, and how far the two are apart after a few."""
     rows, count = [], 4 if quick else 300
     for name, (config, field) in cases(quick).items():
-        kinds = {"graphs": True, "eager": False} if device == "cuda" else {"eager": False}
+        kinds = ("graphs", "compiled graphs", "eager") if device == "cuda" else ("eager",)
         loss = {}
-        for kind, graph in kinds.items():
-            one = step(config, field, device, graph)
+        for kind in kinds:
+            one = step(config, field, device, "graphs" in kind)
+            if "compiled" in kind:
+                one.agent.compile()
             for _ in range(2 * WARM * config.policy_every):
                 one()
             metrics = one()
@@ -95,9 +97,9 @@ def updates(quick: bool, device: str) -> list[Row]:
             wait(device)
             speed = count / (time.perf_counter() - begin)
             rows.append(Row(f"update, {name}", f"{OURS} {kind}", speed, "updates/s"))
-        if len(loss) == 2:
-            apart = abs(loss["graphs"] - loss["eager"]) / max(abs(loss["eager"]), 1e-9)
-            rows.append(Row(f"loss apart, {name}", f"{OURS} graphs", apart, "share"))
+        for kind in kinds[:-1]:
+            apart = abs(loss[kind] - loss["eager"]) / max(abs(loss["eager"]), 1e-9)
+            rows.append(Row(f"loss apart, {name}", f"{OURS} {kind}", apart, "share"))
     return rows
 
 

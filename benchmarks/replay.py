@@ -2,8 +2,9 @@
 
 The first cases draw a batch of indices with importance weights from 2^20 transitions and hand new
 errors back; the peers run where they are installed (`pip install sightline-rl[bench]`). cpprb
-can't draw without its batch: it gathers one float a transition. The other cases are Atari's: 84x84
-frames, stack 4, n-step 3, eight lanes, in a ring of 60,000.
+can't draw without its batch: it gathers one float a transition. TorchRL's wheels each fit one
+torch, so that it is no part of the extra (torchrl 0.13.3 fits torch 2.11). The other cases are
+Atari's: 84x84 frames, stack 4, n-step 3, eight lanes, in a ring of 60,000.
 """
 
 from __future__ import annotations
@@ -88,14 +89,33 @@ def cpprb() -> Step:
     return step
 
 
+def torchrl(device: str = "cpu") -> Step:
+    """Its sampler's two calls, on trees there; RuntimeError where its wheel doesn't fit."""
+    from torchrl.data import LazyTensorStorage, PrioritizedSampler
+
+    sampler = PrioritizedSampler(SIZE, alpha=ALPHA, beta=BETA)
+    storage = LazyTensorStorage(SIZE, device=device)
+    storage.set(range(SIZE), torch.zeros(SIZE, 1, device=device))
+    every = torch.arange(SIZE, device=device)
+    sampler.extend(every)
+    sampler.update_priority(every, torch.from_numpy(errors(SIZE)).to(device))
+    given = {batch: torch.from_numpy(errors(batch)).to(device) for batch in BATCHES}
+
+    def step(batch: int) -> None:
+        index, _ = sampler.sample(storage, batch)
+        sampler.update_priority(index, given[batch])
+
+    return step
+
+
 def priorities(rounds: int) -> list[Row]:
     """Microseconds of sample, weights and update, by system and batch size."""
     systems: dict[str, Step] = {OURS: sightline()}
-    for name, make in (("tianshou", tianshou), ("cpprb", cpprb)):
+    for make in (tianshou, cpprb, torchrl):
         try:
-            systems[name] = make()
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
+            systems[make.__name__] = make()
+        except (ImportError, RuntimeError) as error:
+            print(f"{make.__name__} is left out: {str(error).splitlines()[0]}")
     rows = []
     for batch in BATCHES:
         cases = {name: partial(step, batch) for name, step in systems.items()}

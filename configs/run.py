@@ -24,6 +24,9 @@ class RunConfig:
     """Where the replay memory lives; auto takes the networks' device where it fits."""
     threads: int = 0
     """Threads of the networks' arithmetic; 0 takes every core."""
+    compile: bool = False
+    """Have torch compile networks and losses into fewer kernels, which takes a minute and needs a
+    C++ compiler. It is meant for GPUs: on a CPU it learns more slowly."""
     out: str = "runs"
     """Folder in which the run's own folder is made."""
     checkpoint_every: int = 200_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,17 +23,32 @@ from replay.upload import Upload
 
 
 def kernels_for(device: torch.device) -> str:
-    """ "triton" for a CUDA device, "torch" for others; says so once where Triton is missing."""
+    """ "triton" for a CUDA device, "torch" for others; says so once where Triton doesn't work.
+
+    It needs more than its package: it builds its launcher with a C compiler and Python's headers,
+    which many images leave out, and it serves no GPU before sm_70.
+    """
     if device.type != "cuda":
         return "torch"
-    if find_spec("triton") is not None:
+    try:
+        launch_one(device)
         return "triton"
+    except Exception as error:  # noqa: BLE001 (its compilers fail in ways of their own)
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     warnings.warn(
-        "Triton is not installed, so the replay on the GPU works by plain PyTorch, whose draws "
-        "cost all leaves; `pip install triton` makes them fast",
+        f"Triton doesn't work here ({why}), so the replay on the GPU works by plain PyTorch, whose "
+        "draws cost all leaves; Triton needs `pip install triton`, a C compiler (gcc) and Python's "
+        "headers (python3-dev)",
         stacklevel=4,
     )
     return "torch"
+
+
+def launch_one(device: torch.device) -> None:
+    """Build and run one of Triton's kernels there; raises whatever prevents it."""
+    from replay.tree_triton import TritonTree
+
+    TritonTree(1, device).touch_all()
 
 
 class DeviceStore:

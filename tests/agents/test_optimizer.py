@@ -38,7 +38,7 @@ def parameters() -> list[nn.Parameter]:
 def test_adam_is_torchs_bit_for_bit_and_reads_its_state(decay: float) -> None:
     ours, theirs = parameters(), parameters()
     groups = [[{"params": own[:2], "lr": 0.1}, {"params": own[2:]}] for own in (ours, theirs)]
-    a = Adam(groups[0], 0.01, on_gpu=False, weight_decay=decay, eps=1e-4)
+    a = Adam(groups[0], 0.01, weight_decay=decay, eps=1e-4)
     b = torch.optim.Adam(groups[1], 0.01, weight_decay=decay, eps=1e-4, fused=True)
     for turn in range(6):
         for mine, other in list(zip(ours, theirs, strict=True))[:3]:  # the last has no gradient

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from replay import Field, PrioritizedReplay
+from replay import device as replay_device
+from replay.device import kernels_for, launch_one
 from replay.tree import PriorityTree
 from replay.tree_reference import ReferenceTree
 from replay.tree_torch import TorchTree, put
@@ -362,6 +365,33 @@ def test_every_kernel_compiles_for_gpus_that_are_not_there(tmp_path: Path) -> No
     for name, sizes in found.items():
         assert {arch for arch, *_ in sizes} == {80, 90}, name
         assert all(ptx > 1000 and cubin > 1000 for _, ptx, cubin in sizes), name
+
+
+@needs_triton
+def test_triton_serves_where_a_kernel_runs() -> None:
+    launch_one(torch.device(DEVICE))
+    if DEVICE == "cuda":
+        assert kernels_for(torch.device("cuda")) == "triton"
+    assert kernels_for(torch.device("cpu")) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ModuleNotFoundError("No module named 'triton'"), "No module named 'triton'"),
+        (RuntimeError("Failed to find C compiler.\nSet CC."), "Failed to find C compiler"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_where_triton_fails_plain_torch_serves_and_says_so(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(device: torch.device) -> None:
+        raise error
+
+    monkeypatch.setattr(replay_device, "launch_one", fails)
+    with pytest.warns(UserWarning, match=re.escape(f"doesn't work here ({told}), so the replay")):
+        assert kernels_for(torch.device("cuda")) == "torch"
 
 
 def test_backends_are_what_they_say() -> None:

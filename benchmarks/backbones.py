@@ -3,17 +3,15 @@
     python -m benchmarks.backbones --env Breakout --steps 1_000_000 --out runs [--seeds 1]
 
 Each trains by the `default` preset with one thread, one run after the other; further options are
-those of `agents train`, and go to all. nature has the preset's width, impala half of its paper's,
-resnet18 a quarter with GroupNorm. The runs are ordinary ones: `python -m benchmarks.curve` draws
-them, and `agents explain` films what each looks at.
+those of `agents train`, and go to all; see `benchmarks.runs`. nature has the preset's width, impala
+half of its paper's, resnet18 a quarter with GroupNorm. The runs are ordinary ones: `python -m
+benchmarks.curve` draws them, and `agents explain` films what each looks at.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from math import isfinite
 from pathlib import Path
@@ -21,6 +19,7 @@ from statistics import mean
 
 from agents.log import METRICS, read
 from benchmarks.harness import Row, half_interval, report
+from benchmarks.runs import Asked, train
 from benchmarks.score import standing
 
 ENCODERS = {
@@ -28,17 +27,6 @@ ENCODERS = {
     "impala": "--encoder impala --encoder-width 0.5",
     "resnet18": "--encoder resnet18 --encoder-width 0.25 --encoder-norm group",
 }
-
-
-def train(words: list[str], out: Path) -> Path:
-    """Train a run with options of `agents train dqn`; its folder."""
-    before = set(out.iterdir())
-    program = [sys.executable, "-m", "agents", "train", "dqn", *words, "--out", str(out)]
-    ended = subprocess.run(program).returncode
-    made = sorted(set(out.glob("dqn-*")) - before)
-    if ended or not made or not (made[0] / "result.json").is_file():
-        raise SystemExit(f"no result of: {' '.join(program[1:])} (exit status {ended})")
-    return made[0]
 
 
 def figures(run: Path) -> dict[str, float]:
@@ -86,13 +74,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     options, further = parser.parse_known_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for seed in range(1, options.seeds + 1):
         for name in options.names:
-            words = f"--env {options.env} --steps {options.steps} --seed {seed} --threads 1".split()
-            run = train([*words, *ENCODERS[name].split(), *further], options.out)
-            found[name].append(figures(run))
+            asked = Asked(options.env, options.steps, seed)
+            words = ["--threads", "1", *ENCODERS[name].split(), *further]
+            run = train(options.out / name, "dqn", asked, words).run
+            found[name].append(figures(Path(run)))
             print(f"{name}, seed {seed}: {run}", flush=True)
     report("backbones", rows(options.env, found), options.json)
 

@@ -17,21 +17,15 @@ import numpy as np
 
 from agents.log import METRICS, read
 from benchmarks.harness import OURS, Row, report
-
-GAP = 600.0
-"""Seconds without a line after which the run is taken to have been stopped and resumed."""
+from benchmarks.runs import worked
 
 
 def curve(run: Path, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(steps, hours, mean score) of a run, one of each per bin that holds a game."""
-    lines = read(run / METRICS)
-    times = [line["time"] for line in lines if "time" in line]
-    steps = [line["step"] for line in lines if "time" in line]
-    if len(times) < 2:
+    steps, hours = worked(run)
+    if len(steps) < 2:
         raise SystemExit(f"{run}: too few lines in {METRICS} to draw a curve from")
-    # a stop between two lines is no work: only the gaps of a running process count
-    worked = np.cumsum([0.0] + [b - a if b - a < GAP else 0.0 for a, b in pairwise(times)]) / 3600
-    games = [(line["step"], line["score"]) for line in lines if "score" in line]
+    games = [(line["step"], line["score"]) for line in read(run / METRICS) if "score" in line]
     edges = np.linspace(0, steps[-1], bins + 1)
     at = np.array([step for step, _ in games])
     scores = np.array([score for _, score in games])
@@ -39,7 +33,7 @@ def curve(run: Path, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for low, high in pairwise(edges):
         inside = (at > low) & (at <= high)
         if inside.any():
-            rows.append((high, float(np.interp(high, steps, worked)), scores[inside].mean()))
+            rows.append((high, float(np.interp(high, steps, hours)), scores[inside].mean()))
     table = np.array(rows)
     return table[:, 0], table[:, 1], table[:, 2]
 

@@ -188,7 +188,7 @@ def peer(scale: Scale) -> Iterator[Row]:
 
 def updates(scale: Scale) -> Iterator[Row]:
     """Learner steps a second with the default agent on the Nature network, compiled ones last."""
-    replay = filled(1 << 17, scale)
+    replay = filled(scale.capacities[0], scale)
     precisions = ("fp32", "tf32", "bf16") if scale.cuda else ("fp32",)
     asked = [(b, p, kind) for b in (32, 256) for p in precisions for kind in ("eager", "graph")]
     asked += [(b, p, "compiled graph") for b in (32, 256) for p in reversed(precisions)]
@@ -225,6 +225,8 @@ def run(
     try:
         learner = build_agent(chosen, env, chosen.run.seed, scale.device)
         assert isinstance(learner, DQN)
+        if chosen.run.compile:
+            learner.compile()
         options = chosen.agent
         replay = build_replay(chosen, env, learner, chosen.run.seed, notes := [])
         print(*notes, sep="\n", end="")
@@ -263,11 +265,18 @@ def chosen(scale: Scale, envs: int, **options: object) -> TrainConfig:
 
 def end_to_end(scale: Scale) -> Iterator[Row]:
     """Agent steps a second with environments, acting and learning, one update every 4 steps."""
-    for envs in scale.envs:
-        config = chosen(scale, envs, learning_starts=2_000, replay_capacity=100_000, update_every=4)
-        until = time.perf_counter() + scale.end_to_end
+    cases = [(envs, False) for envs in scale.envs]
+    cases += [(scale.envs[-1], True)] if scale.cuda else []
+    for envs, compiled in cases:
+        config = chosen(
+            scale, envs, learning_starts=2_000, replay_capacity=100_000, update_every=4,
+            compile=compiled,
+        )  # fmt: skip
+        # the first update waits for the compiler
+        until = time.perf_counter() + scale.end_to_end + 60 * compiled
         _, rate, _, _ = run(config, scale, until, grace=scale.end_to_end / 4)
-        yield Row(f"Breakout, {envs} environments", OURS, rate, "agent steps/s")
+        case = f"Breakout, {envs} environments{', compiled' * compiled}"
+        yield Row(case, OURS, rate, "agent steps/s")
     try:
         peer = Peer(PEER_ENVS, scale.device)
     except ImportError as error:

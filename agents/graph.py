@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from replay import Batch, Observation, PrioritizedReplay
+from replay.device import current
 
 WARM = 3
 """Calls that run eagerly before a capture, as it asks for: kernels are built, memory is taken."""
@@ -83,6 +84,10 @@ class Step:
 
     def __call__(self) -> dict[str, Tensor]:
         """Do one step; returns metrics, detached, which a captured step overwrites in the next."""
+        with current(self.agent.device):
+            return self._step()
+
+    def _step(self) -> dict[str, Tensor]:
         self._beta.fill_(self.agent.beta)
         course = self.agent.course
         if not self.captures:
@@ -137,6 +142,10 @@ class Forward:
         parts = _parts(x)
         if not all(part.is_cuda for part in parts.values()):
             return self._function(x)
+        with current(next(iter(parts.values())).device):
+            return self._replayed(x, parts)
+
+    def _replayed(self, x: Observation, parts: dict[str, Tensor]) -> Tensor:
         key = tuple((name, part.shape, part.dtype) for name, part in parts.items())
         self._calls[key] += 1
         if self._calls[key] <= WARM:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,28 @@ from replay.state import Ops, Step, words
 from replay.store import Array, Lanes, Sample
 from replay.types import Field
 from replay.upload import Upload
+
+P = ParamSpec("P")
+Out = TypeVar("Out")
+
+
+def current(device: torch.device) -> torch.cuda.device:
+    """A context in which launches, streams and events are that GPU's; of the CPU, no change."""
+    known = device.type == "cuda" and device.index is not None
+    return torch.cuda.device(device.index if known else -1)
+
+
+def there(
+    method: Callable[Concatenate[DeviceStore, P], Out],
+) -> Callable[Concatenate[DeviceStore, P], Out]:
+    """The method, with the store's GPU as the current one: Triton and events heed that alone."""
+
+    @wraps(method)
+    def call(self: DeviceStore, *args: P.args, **kwargs: P.kwargs) -> Out:
+        with current(self.device):
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 def kernels_for(device: torch.device) -> str:
@@ -48,7 +72,8 @@ def launch_one(device: torch.device) -> None:
     """Build and run one of Triton's kernels there; raises whatever prevents it."""
     from replay.tree_triton import TritonTree
 
-    TritonTree(1, device).touch_all()
+    with current(device):
+        TritonTree(1, device).touch_all()
 
 
 class DeviceStore:
@@ -121,6 +146,7 @@ class DeviceStore:
         frames = self.state.frames.values()
         return self.tree.nbytes + sum(tensor.nbytes for tensor in (*held, *frames))
 
+    @there
     def write(
         self,
         chosen: Lanes,
@@ -144,10 +170,12 @@ class DeviceStore:
         if self.state.ranked and self._sorting.due(chosen.size, held):
             self.settle()
 
+    @there
     def latest(self) -> dict[str, Tensor]:
         newest = (self.state.written - 1) % self.rows * self.lanes + self._lane_numbers
         return self.ops.stacks(self.state, newest)
 
+    @there
     def sample(self, count: int, beta: float | Tensor, uniforms: Tensor | None = None) -> Sample:
         """See `replay.store.Store`. `uniforms` (count,) float64 replace the generator's."""
         drawn = self.ops.sample(self.state, count, self._scalar(beta), uniforms)
@@ -161,6 +189,7 @@ class DeviceStore:
             row=drawn.row,
         )
 
+    @there
     def update(self, row: Tensor, error: Tensor) -> None:
         if len(row):
             row = row.detach().to(self.device, torch.int64).contiguous()
@@ -210,6 +239,7 @@ class DeviceStore:
         if self.state.ranked:
             self._sort()
 
+    @there
     def _sort(self) -> None:
         """All leaves anew, from ranks as they are now; waits for nothing."""
         held = self.state

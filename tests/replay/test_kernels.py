@@ -367,6 +367,30 @@ def test_every_kernel_compiles_for_gpus_that_are_not_there(tmp_path: Path) -> No
         assert all(ptx > 1000 and cubin > 1000 for _, ptx, cubin in sizes), name
 
 
+def test_work_is_for_the_replays_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches, and events record, on the current device, which may be another."""
+    replay = lived({"device": "cpu", "backend": "torch"})
+    gpus: list[int] = []
+    real = torch.cuda.device
+
+    def chosen(number: int) -> torch.cuda.device:
+        gpus.append(number)
+        return real(-1)
+
+    monkeypatch.setattr(torch.cuda, "device", chosen)
+    frame = {"camera": np.zeros((3, 1, 3, 3), np.uint8), "pose": np.zeros((3, 2), np.float32)}
+    never = np.zeros(3, bool)
+    for place, number in (("cuda:1", 1), ("cuda", -1), ("cpu", -1)):
+        monkeypatch.setattr(replay.store, "device", torch.device(place))
+        replay.add(frame, np.zeros((3, 2)), np.zeros(3), never, never)
+        replay.latest()
+        batch = replay.sample(4)
+        monkeypatch.setattr(replay.store, "device", torch.device("cpu"))
+        replay.update(batch.index, batch.weight)
+        assert gpus == [number] * 3 + [-1]
+        gpus.clear()
+
+
 @needs_triton
 def test_triton_serves_where_a_kernel_runs() -> None:
     launch_one(torch.device(DEVICE))

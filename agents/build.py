@@ -112,10 +112,12 @@ def compile_agent(agent: Agent) -> None:
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=agent.device))
     except Exception as error:  # noqa: BLE001 (compilers fail in ways of their own)
-        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        lines = [line.strip() for line in str(error).splitlines()]
+        told = (line for line in lines if line and not line.endswith(":"))  # no mere heading
+        why = next(told, type(error).__name__).rstrip(".")
         raise ValueError(
-            f"compile is on, and torch can't compile for the {agent.device} here ({why}): leave it "
-            "out, or install a C++ compiler (g++)"
+            f"compile is on, and torch can't compile for the {agent.device} here ({why}): install "
+            "a C++ compiler (g++), or turn it off by --no-compile"
         ) from None
     agent.compile()
 

@@ -324,6 +324,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="everything small")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args()
+    if not 0 < options.minutes < 1e4:
+        parser.error(f"--minutes is {options.minutes:g}; it must be above 0")
     until = time.perf_counter() + 60 * options.minutes
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scale = Scale(device)

@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shrink everything")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
+    if not 0 < options.minutes < 1e4:
+        parser.error(f"--minutes is {options.minutes:g}; it must be above 0")
     begin, rows = time.perf_counter(), []
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -89,6 +90,14 @@ def interleave(
     return seconds
 
 
+def positive(text: str) -> int:
+    """An option's whole number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
 def half_interval(values: Sequence[float]) -> float | None:
     """Half of the 95% interval of a mean, by Student's t; None of one value."""
     from agents.evaluate import student_t
@@ -113,6 +122,7 @@ def report(benchmark: str, rows: Sequence[Row], path: Path | None = None) -> Non
     Console().print(table)
     if path is not None:
         content = {"benchmark": benchmark, "machine": info, "rows": [asdict(row) for row in rows]}
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks.harness import OURS, Row, interleave, report
+from benchmarks.harness import OURS, Row, interleave, positive, report
 from replay import Field, PrioritizedReplay
 
 SIZE = 1 << 20
@@ -158,7 +158,7 @@ def atari(rounds: int) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    parser.add_argument("--rounds", type=int, default=20, help="turns that each case takes")
+    parser.add_argument("--rounds", type=positive, default=20, help="turns that each case takes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     report("replay", [*priorities(options.rounds), *atari(options.rounds)], options.json)

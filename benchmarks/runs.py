@@ -28,7 +28,7 @@ from agents import checkpoint, config
 from agents.log import METRICS
 from agents.log import read as read_metrics
 from agents.process import write_text
-from benchmarks.harness import half_interval
+from benchmarks.harness import half_interval, positive
 
 GAP = 600.0
 """Seconds without a line after which a run is taken to have been stopped and resumed."""
@@ -136,7 +136,9 @@ def command_line(
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of the runs")
     parser.add_argument("--names", nargs="+", default=list(steps), metavar="ENV")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--steps", type=int, help="agent steps of every run, not each one's own")
+    parser.add_argument(
+        "--steps", type=positive, help="agent steps of every run, not each one's own"
+    )
     parser.add_argument("--table", action="store_true", help="train nothing")
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
@@ -150,6 +152,7 @@ def command_line(
                 asked = Asked(env, options.steps or steps[env], seed)
                 if not any((r.env, r.steps, r.seed) == asked for r in results(options.out)):
                     train(options.out, algorithm, asked, extra)
-    Console().print(
-        table([result for result in results(options.out) if result.env in options.names])
-    )
+    found = [result for result in results(options.out) if result.env in options.names]
+    if not found:
+        parser.exit(1, f"{parser.prog}: no finished run of these in {options.out}\n")
+    Console().print(table(found))

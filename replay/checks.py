@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from replay.types import Field
+from replay.types import Field, Spec
 
 Array = NDArray[Any]
 Frames = ArrayLike | Mapping[str, ArrayLike]
@@ -20,13 +20,30 @@ Lanes = Sequence[int] | NDArray[np.integer] | None
 WIDEST_STACK = 256  # an age is one byte, so a stack can't know more of an episode than this
 
 
+def spec(value: Spec) -> dict[str, Field]:
+    """The fields of an observation by name; a lone one is called frame."""
+    if isinstance(value, Field):
+        value = {"frame": value}
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"observation is a {type(value).__name__}; describe it by a Field, or a dict of them"
+        )
+    if not value:
+        raise ValueError("observation names no field; give at least one")
+    for name, part in value.items():
+        if not isinstance(name, str):
+            raise TypeError(f"observation has a field named {name!r}; a name is a str")
+        field(name, part)
+    return dict(value)
+
+
 def field(name: str, value: Field) -> None:
     """Refuse a field that no ring can store or that PyTorch has no dtype for."""
     if not isinstance(value, Field):
         raise TypeError(f"{name} is a {type(value).__name__}; describe it by a Field")
     try:
         torch.from_numpy(np.empty(0, value.dtype))
-    except TypeError:
+    except (TypeError, ValueError):
         raise ValueError(f"{name} has dtype {value.dtype!r}; PyTorch knows no such one") from None
     if any(side < 1 for side in value.shape):
         raise ValueError(f"{name} has shape {value.shape}; each side must be at least 1")
@@ -50,6 +67,28 @@ def whole(name: str, value: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
+def number(name: str, value: float) -> float:
+    """Refuse what is no number; NaN is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
+    return float(value)
+
+
+def share(name: str, value: float) -> float:
+    """Refuse what is no number in [0, 1]."""
+    if not 0 <= number(name, value) <= 1:
+        raise ValueError(f"{name} is {value}; it must lie in [0, 1]")
+    return float(value)
+
+
+def seed(value: int) -> int:
+    """Refuse what no generator takes, on a device or not."""
+    known = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not known or not 0 <= value < 1 << 63:
+        raise ValueError(f"seed is {value!r}; it must be a whole number in [0, 2^63)")
+    return int(value)
+
+
 def choice(name: str, value: str, known: Sequence[str]) -> str:
     """`value`, if it is one of `known`; else a ValueError that names the nearest."""
     if value not in known:
@@ -64,8 +103,10 @@ def device(value: torch.device | str) -> torch.device:
         found = torch.device(value)
     except (RuntimeError, TypeError):
         raise ValueError(f"device is {value!r}; try 'cpu', 'cuda' or 'cuda:0'") from None
-    if found.type != "cuda":
+    if found.type == "cpu":
         return found
+    if found.type != "cuda":
+        raise ValueError(f"device is {str(value)!r}; a replay lives on 'cpu' or 'cuda'")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     number = found.index if found.index is not None else 0
     if number >= count:
@@ -77,12 +118,35 @@ def device(value: torch.device | str) -> torch.device:
 
 def array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: str) -> Array:
     """`value` as a contiguous array of exactly this shape and dtype, where that loses no kind."""
-    found = np.asarray(value)
+    try:
+        found = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{name} is no array of {dtype}, {shape}: {why}") from None
     if found.shape != shape:
         raise ValueError(f"{name} has shape {found.shape}; expected {shape}")
-    if found.dtype != dtype and not np.can_cast(found.dtype, dtype, "same_kind"):
-        raise ValueError(f"{name} has dtype {found.dtype}; expected {dtype}")
+    if found.dtype != dtype:
+        if found.dtype.kind in "iu" and np.dtype(dtype).kind in "iu":
+            _require_range(name, found, dtype)
+        elif not np.can_cast(found.dtype, dtype, "same_kind"):
+            raise ValueError(f"{name} has dtype {found.dtype}; expected {dtype}")
     return np.require(found, dtype, ["C", "W"])
+
+
+def _require_range(name: str, value: Array, dtype: str) -> None:
+    """Refuse whole numbers that would become others in a narrower dtype."""
+    limits = np.iinfo(dtype)
+    for extreme in (int(value.min()), int(value.max())):
+        if not limits.min <= extreme <= limits.max:
+            raise ValueError(
+                f"{name} holds {extreme}; {dtype} reaches from {limits.min} to {limits.max}"
+            )
+
+
+def finite(name: str, value: Array) -> None:
+    """Refuse NaN and infinity."""
+    if value.dtype.kind in "fc" and not np.isfinite(value).all():
+        raise ValueError(f"{name} holds NaN or infinity; it must be finite")
 
 
 def column(name: str, value: torch.Tensor, whole: bool) -> None:
@@ -127,8 +191,7 @@ def frames(value: Frames, spec: dict[str, Field], single: bool, count: int) -> d
         for name, item in spec.items()
     }
     for name, frame in found.items():
-        if frame.dtype.kind == "f" and not np.isfinite(frame).all():
-            raise ValueError(f"{name} holds NaN or infinity; a frame must be finite")
+        finite(name, frame)
     return found
 
 

@@ -134,10 +134,11 @@ class HostStore:
         return self.ring.stacks(self.ring.newest())
 
     def sample(self, count: int, beta: float | Tensor) -> Sample:
-        slots, weight = self.tree.draw(self.generator.random(count), float(beta))
+        beta = checks.share("beta", float(beta))
+        slots, weight = self.tree.draw(self.generator.random(count), beta)
         if self.least is not None:
             ratio = self.least.least / float(self.tree.leaves[slots].min())
-            weight = np.maximum(weight * np.float32(ratio ** float(beta)), TINY)
+            weight = np.maximum(weight * np.float32(ratio**beta), TINY)
         rows = self.ring.follow(slots)
         return Sample(
             observation=self.ring.stacks(slots),

@@ -73,16 +73,11 @@ class PrioritizedReplay:
         for name, number in (("capacity", capacity), ("lanes", lanes), ("n_step", n_step)):
             checks.whole(name, number)
         for name, share in (("gamma", gamma), ("alpha", alpha)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is {share}; it must lie in [0, 1]")
-        if not 0 < eps < math.inf:
+            checks.share(name, share)
+        if not 0 < checks.number("eps", eps) < math.inf:
             raise ValueError(f"eps is {eps}; it must be above 0, or a transition could be lost")
         self.single = isinstance(observation, Field)
-        spec = {"frame": observation} if isinstance(observation, Field) else dict(observation)
-        if not spec:
-            raise ValueError("observation names no field; give at least one")
-        for name, field in spec.items():
-            checks.field(name, field)
+        spec = checks.spec(observation)
         checks.field("action", action)
         if action.stack != 1:
             raise ValueError(f"action has stack {action.stack}; only observations are stacked")
@@ -100,8 +95,8 @@ class PrioritizedReplay:
         self.store: Store = _store(
             checks.device(device), checks.choice("backend", backend, BACKENDS),
             capacity=self.capacity, observation=spec, action=action, lanes=int(lanes),
-            n_step=int(n_step), gamma=float(gamma), alpha=self.alpha, eps=self.eps, seed=int(seed),
-            ranked=prioritization == "rank", overall=weights == "global",
+            n_step=int(n_step), gamma=float(gamma), alpha=self.alpha, eps=self.eps,
+            seed=checks.seed(seed), ranked=prioritization == "rank", overall=weights == "global",
         )  # fmt: skip
         self._every_lane = np.arange(lanes)
         self.ancestors: set[str] = set()  # snapshots that this state grew out of
@@ -185,6 +180,7 @@ class PrioritizedReplay:
             rewards: NDArray[np.float32] = checks.array("reward", reward, (count,), "float32")
             ended: NDArray[np.bool_] = checks.array("terminated", terminated, (count,), "bool")
             cut: NDArray[np.bool_] = checks.array("truncated", truncated, (count,), "bool")
+            checks.finite("action", actions)
             finite = np.isfinite(rewards)
             if not finite.all():
                 raise ValueError(f"reward is {rewards[~finite][0]}; it must be finite")
@@ -206,9 +202,9 @@ class PrioritizedReplay:
         captured CUDA graph reads anew each time.
         """
         checks.whole("batch_size", batch_size)
-        if not isinstance(beta, Tensor) and not 0 <= beta <= 1:
-            raise ValueError(f"beta is {beta}; it must lie in [0, 1]")
-        if isinstance(beta, Tensor) and (beta.dtype != torch.float64 or beta.numel() != 1):
+        if not isinstance(beta, Tensor):
+            checks.share("beta", beta)
+        elif beta.dtype != torch.float64 or beta.numel() != 1:
             raise ValueError(
                 f"beta has shape {tuple(beta.shape)} and dtype {beta.dtype}; expected (1,) float64"
             )
@@ -235,7 +231,8 @@ class PrioritizedReplay:
         Rows that were overwritten meanwhile are dropped, and of duplicates the last wins. A NaN
         error is skipped and counted in `nan_count`; an infinite one gets the greatest finite
         priority so far, this call's included. With alpha = 0 only NaNs are counted. ValueError,
-        with nothing changed, for shapes that differ or an index that was never handed out.
+        with nothing changed, for shapes that differ or a row that isn't written yet; one that was
+        written and can't be sampled is dropped, too.
         """
         checks.column("index", index, whole=True)
         checks.column("error", error, whole=False)

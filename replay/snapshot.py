@@ -18,7 +18,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from replay.types import Field
 if TYPE_CHECKING:
     from replay.prioritized import PrioritizedReplay
 
-SCHEMA = 1
+SCHEMA = 2  # 1 told the action among the observation's fields
 MANIFEST = "replay.json"
 _STATE = "state.safetensors"
 _CHUNK_SLOTS = 16_384  # 115 MB of 84x84 frames: 64 files hold a million
@@ -45,8 +45,8 @@ _BLOCK = 1 << 20
 
 
 _KEYS = (
-    "id", "capacity", "lanes", "fields", "written", "greatest", "nan_count", "generator", "state",
-    "chunks",
+    "id", "capacity", "lanes", "fields", "action", "written", "greatest", "nan_count", "generator",
+    "state", "chunks",
 )  # fmt: skip
 
 
@@ -81,9 +81,19 @@ class _Sink:
 def save(replay: PrioritizedReplay, folder: Path, previous: Path | None) -> None:
     """Write everything that `load` needs into `folder`, which is made if it is missing.
 
-    FileExistsError if a snapshot is there already. `previous` helps only if this replay wrote or
-    loaded it, else all is written anew; it may be removed afterwards.
+    FileExistsError if a snapshot is there already, another OSError, naming the folder, where it
+    can't be written. `previous` helps only if this replay wrote or loaded it, else all is written
+    anew; it may be removed afterwards.
     """
+    try:
+        _save(replay, folder, previous)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
+def _save(replay: PrioritizedReplay, folder: Path, previous: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / MANIFEST).exists():
         raise FileExistsError(f"{folder} holds a snapshot already; save into a new folder")
@@ -95,7 +105,8 @@ def save(replay: PrioritizedReplay, folder: Path, previous: Path | None) -> None
             before = _manifest(previous)
         except (FileNotFoundError, ValueError):
             before = {"id": None}  # a lost predecessor costs its links, not this snapshot
-        if before["id"] in replay.ancestors:
+        same = list(before.get("fields", ())) == list(store.observation)  # chunks have their order
+        if same and before["id"] in replay.ancestors:
             known = {chunk["signature"]: chunk for chunk in before["chunks"]}
     chunks = []
     for number, (first, last) in enumerate(_ranges(store, store.written)):
@@ -110,7 +121,7 @@ def save(replay: PrioritizedReplay, folder: Path, previous: Path | None) -> None
         "id": uuid.uuid4().hex,
         "capacity": replay.capacity,
         "lanes": store.lanes,
-        "fields": _fields(store),
+        **_fields(store),
         **store.counters(),
         "state": _write_state(folder, store.priorities()),
         "chunks": chunks,
@@ -131,11 +142,8 @@ def load(replay: PrioritizedReplay, folder: Path) -> None:
     """
     manifest = _manifest(folder)
     store = replay.store
-    for key, ours in (
-        ("capacity", replay.capacity),
-        ("lanes", store.lanes),
-        ("fields", _fields(store)),
-    ):
+    known = {"capacity": replay.capacity, "lanes": store.lanes, **_fields(store)}
+    for key, ours in known.items():
         if manifest[key] != ours:
             raise ValueError(f"{folder} holds a replay of {key} {manifest[key]}; expected {ours}")
     written = _numbers(folder / MANIFEST, manifest, store.lanes)
@@ -149,7 +157,7 @@ def load(replay: PrioritizedReplay, folder: Path) -> None:
     # From here on only a file that changes under our hands can fail; the replay is empty then.
     store.clear()
     for (first, last), entry in zip(ranges, manifest["chunks"], strict=True):
-        _read_chunk(store, first, last, folder / entry["file"])
+        _read_chunk(store, manifest["fields"], first, last, folder / entry["file"])
     store.restore(manifest, priority)
     replay.ancestors = {manifest["id"]}
 
@@ -185,11 +193,14 @@ def _write_chunk(store: Store, first: int, last: int, path: Path) -> dict[str, A
     return sink.close()
 
 
-def _read_chunk(store: Store, first: int, last: int, path: Path) -> None:
+def _read_chunk(store: Store, fields: Iterable[str], first: int, last: int, path: Path) -> None:
+    """Take up a chunk, which holds the observation's `fields` in this order."""
     slots = first * store.lanes, last * store.lanes
+    rest = store.arrays[len(store.observation) :]
+    names = [*(f"observation.{name}" for name in fields), *rest]
     try:
         with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-            for name in store.arrays:
+            for name in names:
                 array = store.blank(name, *slots)
                 view = array.reshape(-1).view(np.uint8).data
                 while view:
@@ -248,9 +259,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
         schema = manifest["schema"]
     except (ValueError, KeyError, AttributeError, TypeError):
         raise DamagedSnapshot(f"{path} is damaged: it is no manifest of a replay") from None
-    if schema != SCHEMA:
+    if schema not in (1, SCHEMA):
         raise ValueError(f"{path} has schema {schema}; this version reads {SCHEMA}")
-    if claimed != _crc(manifest) or any(key not in manifest for key in _KEYS):
+    claims = claimed == _crc(manifest)
+    if schema == 1 and claims and "fields" in manifest:
+        manifest["action"] = manifest["fields"].pop("action", None)
+    if not claims or any(key not in manifest for key in _KEYS):
         raise DamagedSnapshot(f"{path} is damaged: its checksum does not match")
     return dict(manifest)
 
@@ -294,8 +308,9 @@ def _verify(path: Path, entry: dict[str, Any]) -> None:
 
 def _fields(store: Store) -> dict[str, Any]:
     """Names, shapes and dtypes of what is stored; a stack is only a way to read it."""
-    every: dict[str, Field] = {**store.observation, "action": store.action}
-    return {
-        name: {"shape": list(field.shape), "dtype": str(np.dtype(field.dtype))}
-        for name, field in every.items()
-    }
+
+    def told(field: Field) -> dict[str, Any]:
+        return {"shape": list(field.shape), "dtype": field.dtype}
+
+    fields = {name: told(field) for name, field in store.observation.items()}
+    return {"fields": fields, "action": told(store.action)}

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from operator import index
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Field:
-    """One named array of a slot: its shape without stack, NumPy dtype and stack."""
+    """One named array of a slot: its shape without stack, NumPy dtype and stack.
+
+    Raises TypeError for what is no shape of whole numbers, no dtype or no whole stack.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     stack: int = 1
+
+    def __post_init__(self) -> None:
+        try:
+            plain = tuple(map(index, self.shape)), index(self.stack)
+        except TypeError:
+            raise TypeError(
+                f"a Field has shape {self.shape!r} and stack {self.stack!r}; expected whole "
+                "numbers, such as (1, 84, 84) and 4"
+            ) from None
+        try:
+            kind = np.dtype(self.dtype if self.dtype is not None else "no dtype")
+        except TypeError:
+            raise TypeError(
+                f"a Field has dtype {self.dtype!r}; expected one of NumPy's, such as 'uint8'"
+            ) from None
+        for name, value in zip(("shape", "stack", "dtype"), (*plain, kind.name), strict=True):
+            object.__setattr__(self, name, value)  # so that a file can hold it
 
     @property
     def stacked_shape(self) -> tuple[int, ...]:

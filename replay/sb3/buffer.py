@@ -127,8 +127,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
                 f"frame_stack is {frame_stack}, by which axis {stack_axis} of an observation "
                 f"{self.obs_shape} can't be divided"
             )
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta is {beta}; it must lie in [0, 1]")
+        checks.share("beta", beta)
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
         self.alpha, self.beta, self.n_steps, self.gamma = alpha, beta, n_steps, gamma
@@ -173,7 +172,10 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         one another by one frame each, so that the ring couldn't give them back.
         """
         before, after = self._stacks("obs", obs), self._stacks("next_obs", next_obs)
-        over = checks.array("done", np.asarray(done, np.bool_), (self.n_envs,), "bool")
+        over = np.asarray(done)
+        if over.dtype != np.bool_ and not np.isin(over, (0, 1)).all():
+            raise ValueError(f"done is {over.tolist()}; each is True or False")
+        over = checks.array("done", over.astype(np.bool_), (self.n_envs,), "bool")
         if len(infos) != self.n_envs:
             raise ValueError(f"infos holds {len(infos)} dicts; expected {self.n_envs}")
         timeout = np.array([bool(info.get("TimeLimit.truncated")) for info in infos])
@@ -187,6 +189,13 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         chosen = np.asarray(action)
         if chosen.shape == (self.n_envs, 1):
             chosen = chosen[:, 0]
+        chosen = checks.array("action", chosen, (self.n_envs,), "int64")
+        low = int(self.action_space.start)  # type: ignore[attr-defined]
+        outside = (chosen < low) | (chosen >= low + int(self.action_space.n))  # type: ignore[attr-defined]
+        if outside.any():
+            raise ValueError(f"action is {chosen[outside][0]}, and the space {self.action_space}")
+        reward = checks.array("reward", reward, (self.n_envs,), "float32")
+        checks.finite("reward", reward)
         if first.size:
             self.replay.reset({"frame": before[first, -1], "blank": blank[first]}, first)
         blank = np.maximum(blank, 1) - np.uint8(1)

@@ -20,7 +20,7 @@ class PrioritizedDQN(DQN):
 
     Raises:
         TypeError: the replay buffer is another's.
-        ValueError: `replay_buffer_kwargs` or a loaded buffer has another gamma.
+        ValueError: `replay_buffer_kwargs` or a loaded buffer has another gamma or n_steps.
     """
 
     def _setup_model(self) -> None:
@@ -28,13 +28,18 @@ class PrioritizedDQN(DQN):
             self.replay_buffer_class = PrioritizedReplayBuffer
         if not issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
             raise TypeError(_another(self.replay_buffer_class))
-        self.replay_buffer_kwargs = {
-            "gamma": self.gamma,
-            "n_steps": self.n_steps,
-            **self.replay_buffer_kwargs,
-        }
-        self.n_steps = 1  # the buffer's from here on; SB3 would warn that it is ignored
+        given, steps = self.replay_buffer_kwargs, self.n_steps
+        told = given.get("n_steps", steps)
+        if steps not in (1, told):
+            raise ValueError(
+                f"n_steps is {steps}, and {told} in replay_buffer_kwargs; the model's is enough"
+            )
+        # while SB3 sets up, these are the buffer's: it would warn that n_steps is ignored
+        self.replay_buffer_kwargs = {"gamma": self.gamma, **given, "n_steps": told}
+        self.n_steps = 1
         super()._setup_model()
+        self.replay_buffer_kwargs = {k: v for k, v in given.items() if k != "n_steps"}
+        self.n_steps = told
         self._buffer()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -64,10 +69,10 @@ class PrioritizedDQN(DQN):
         buffer = self.replay_buffer
         if not isinstance(buffer, PrioritizedReplayBuffer):
             raise TypeError(_another(type(buffer)))
-        if buffer.gamma != self.gamma:
-            raise ValueError(
-                f"the replay buffer's gamma is {buffer.gamma}, the model's {self.gamma}"
-            )
+        for name in ("gamma", "n_steps"):
+            theirs, ours = getattr(buffer, name), getattr(self, name)
+            if theirs != ours:
+                raise ValueError(f"the replay buffer's {name} is {theirs}, the model's {ours}")
         return buffer
 
 

@@ -154,9 +154,9 @@ def test_a_compiled_run_can_be_resumed_without_and_evaluated(tmp_path: Path) -> 
 
 def test_what_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(function: object) -> object:
-        raise RuntimeError("No working C++ compiler found.\nset CXX")
+        raise RuntimeError("backend='inductor' raised:\nNo working C++ compiler found.\nset CXX")
 
     monkeypatch.setattr(torch, "compile", fails)
-    told = r"can't compile for the cpu here \(No working C\+\+ compiler found\): leave it out"
+    told = r"can't compile for the cpu here \(No working C\+\+ compiler found\): install a"
     with pytest.raises(ValueError, match=told):
         compile_agent(build("ddpg"))

@@ -92,3 +92,22 @@ def test_a_name_that_is_none(
     with pytest.raises(SystemExit):
         runs.command_line("A test.", "dqn", {"Pong": 1}, "runs", games.table)
     assert "unknown name 'Pnog'; it must be one of Pong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--table", "--out", "/nowhere"], "no finished run of these in /nowhere"),
+        (["--steps", "0"], "argument --steps: 0 is below 1"),
+    ],
+)
+def test_nothing_to_show_or_to_train(
+    words: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["games", *words])
+    with pytest.raises(SystemExit) as ended:
+        runs.command_line("A test.", "dqn", {"Pong": 1}, "runs", games.table)
+    assert ended.value.code and told in capsys.readouterr().err

@@ -358,10 +358,13 @@ def test_too_early() -> None:
         ({"device": "cuda:99"}, "device is 'cuda:99', and torch sees . CUDA GPUs; try 'cpu'"),
         ({"device": "gpu"}, "device is 'gpu'; try 'cpu', 'cuda'"),
         ({"backend": "trition"}, "backend is 'trition'; try 'triton', of auto"),
-        ({"device": "meta", "backend": "numba"}, "serves the cpu alone, and not meta"),
+        ({"device": "meta"}, "device is 'meta'; a replay lives on 'cpu' or 'cuda'"),
+        ({"device": "mps"}, "device is 'mps'; a replay lives on 'cpu' or 'cuda'"),
+        ({"seed": -1}, r"seed is -1; it must be a whole number in \[0, 2\^63\)"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"seed": 1 << 63}, "seed is 9223372036854775808; it must be a whole number"),
         ({"observation": {}}, "observation names no field"),
-        ({"observation": Field((3,), "float31")}, "float31"),
-        ({"observation": Field((3,), "U3")}, "dtype 'U3'; PyTorch knows no such"),
+        ({"observation": Field((3,), "U3")}, "dtype 'str96'; PyTorch knows no such"),
         ({"observation": Field((0,), "uint8")}, r"frame has shape \(0,\)"),
         ({"observation": Field((3,), "uint8", 257)}, r"stack 257; it must lie in \[1, 256\]"),
         ({"action": Field((), "int64", 2)}, "action has stack 2"),
@@ -370,6 +373,86 @@ def test_too_early() -> None:
 def test_bad_arguments(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrioritizedReplay(**{"capacity": 1000, "observation": SCALAR, **change})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"gamma": "x"}, "gamma is 'x'; it must be a number"),
+        ({"alpha": None}, "alpha is None; it must be a number"),
+        ({"eps": "x"}, "eps is 'x'; it must be a number"),
+        ({"observation": None}, "observation is a NoneType; describe it by a Field, or a dict"),
+        ({"observation": [SCALAR]}, "observation is a list; describe it by a Field, or a dict"),
+        ({"observation": {1: SCALAR}}, "observation has a field named 1; a name is a str"),
+        ({"observation": {"a": (2,)}}, "a is a tuple; describe it by a Field"),
+    ],
+)
+def test_arguments_of_other_kinds(change: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        PrioritizedReplay(**{"capacity": 1000, "observation": SCALAR, **change})
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (((3,), "float31"), "dtype 'float31'; expected one of NumPy's"),
+        (((3,), None), "dtype None; expected one of NumPy's"),
+        ((3, "uint8"), "shape 3 and stack 1; expected whole numbers"),
+        (((2.0,), "uint8"), r"shape \(2.0,\) and stack 1; expected whole numbers"),
+        (((2,), "uint8", "4"), r"shape \(2,\) and stack '4'; expected whole numbers"),
+    ],
+)
+def test_what_is_no_field(given: tuple, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Field(*given)
+
+
+def test_a_field_is_plain_whatever_it_was_made_of() -> None:
+    made = Field(np.array([2, 3]), np.dtype(">f4"), np.int64(2))  # type: ignore[arg-type]
+    assert made == Field((2, 3), "float32", 2) and type(made.shape[0]) is int
+
+
+def test_nothing_is_wrapped_or_without_a_number() -> None:
+    replay = PrioritizedReplay(50, Field((1,), "uint8"), Field((), "int8"), lanes=1)
+    replay.reset(np.array([[255]], np.int64))  # it fits, so its width doesn't matter
+
+    def add(frame: object = 1, action: object = 1) -> None:
+        replay.add(np.array([[frame]]), np.array([action]), [0.0], [False], [False])  # type: ignore[arg-type]
+
+    add(0, -128)
+    for frame in (256, -1):
+        with pytest.raises(ValueError, match=f"frame holds {frame}; uint8 reaches from 0 to 255"):
+            add(frame=frame)
+    with pytest.raises(ValueError, match="action holds 300; int8 reaches from -128 to 127"):
+        add(action=300)
+    floats = PrioritizedReplay(50, Field((), "complex64"), Field((2,), "float32"))
+    floats.reset(np.zeros(1, np.complex64))
+    with pytest.raises(ValueError, match="action holds NaN or infinity"):
+        floats.add(np.zeros(1), [[np.nan, 0.0]], [0.0], [False], [False])
+    with pytest.raises(ValueError, match="frame holds NaN or infinity"):
+        floats.add([complex(np.nan, 0)], [[0.0, 0.0]], [0.0], [False], [False])
+    assert len(replay) == 2 and len(floats) == 1
+
+
+def test_tensors_are_taken_where_they_have_numbers() -> None:
+    replay = PrioritizedReplay(50, Field((2,), "float32"))
+    replay.reset(torch.ones(1, 2, requires_grad=True))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="frame is no array of float32, .*BFloat16"):
+        replay.reset(torch.ones(1, 2, dtype=torch.bfloat16))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="frame is no array of float32, .*inhomogeneous"):
+        replay.reset([[1.0, 2.0], [3.0]])
+
+
+def test_beta_is_a_share_as_a_tensor_too() -> None:
+    replay = PrioritizedReplay(50, SCALAR)
+    replay.reset(np.zeros(1, np.float32))
+    replay.add(np.zeros(1, np.float32), [0], [0.0], [False], [False])
+    for beta in (5.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match=f"beta is {beta}; it must lie in"):
+            replay.sample(2, torch.tensor([beta], dtype=torch.float64))
+    for other in ("x", None, [0.4], np.array([0.4])):
+        with pytest.raises(TypeError, match="beta is .*; it must be a number"):
+            replay.sample(2, other)  # type: ignore[arg-type]
 
 
 def test_named_fields() -> None:

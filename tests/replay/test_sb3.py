@@ -485,13 +485,32 @@ def test_a_model_and_its_replay_buffer_come_back(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "memory")
     again = PrioritizedDQN.load(tmp_path / "model", env=model.get_env(), device="cpu")
-    assert buffer_of(again).n_steps == 3
+    assert buffer_of(again).n_steps == again.n_steps == 3
     again.load_replay_buffer(tmp_path / "memory")
     buffer = buffer_of(again)
     assert buffer.replay.sampleable == buffer_of(model).replay.sampleable
     same_batch(buffer.sample_weighted(32, 0.5), buffer_of(model).sample_weighted(32, 0.5))
     again.learn(100, reset_num_timesteps=False)
     assert again._n_updates > model._n_updates
+
+
+def test_a_loaded_model_takes_other_steps_and_refuses_another_buffer(tmp_path: Path) -> None:
+    model = catch(n_steps=3, replay_buffer_kwargs={"frame_stack": 2}).learn(300)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "memory")
+    env = model.get_env()
+    other = PrioritizedDQN.load(tmp_path / "model", env=env, device="cpu", n_steps=5)
+    assert buffer_of(other).n_steps == other.n_steps == 5
+    kwargs = {"frame_stack": 2, "alpha": 0.3}
+    other = PrioritizedDQN.load(tmp_path / "model", env=env, replay_buffer_kwargs=kwargs)
+    assert buffer_of(other).n_steps == 3 and buffer_of(other).alpha == 0.3
+    short = catch(n_steps=1, replay_buffer_kwargs={"frame_stack": 2})
+    short.load_replay_buffer(tmp_path / "memory")
+    with pytest.raises(ValueError, match="replay buffer's n_steps is 3, the model's 1"):
+        short.learn(300)
+    assert catch(replay_buffer_kwargs={"frame_stack": 2, "n_steps": 4}).n_steps == 4
+    with pytest.raises(ValueError, match="n_steps is 2, and 4 in replay_buffer_kwargs"):
+        catch(n_steps=2, replay_buffer_kwargs={"frame_stack": 2, "n_steps": 4})
 
 
 def test_a_snapshot_comes_back_with_its_running_episodes_cut(tmp_path: Path) -> None:
@@ -560,8 +579,10 @@ def step(**changed: Any) -> dict[str, Any]:
         ({"obs": np.zeros((2, 4, 6, 6), np.float32)}, "obs has dtype float32; expected uint8"),
         ({"action": np.zeros((2, 1), np.float32)}, "action has dtype float32; expected int64"),
         ({"action": np.zeros((2, 2), np.int64)}, r"action has shape \(2, 2\)"),
-        ({"reward": np.array([0, np.nan])}, "reward is nan; it must be finite"),
+        ({"reward": np.array([0, np.nan])}, "reward holds NaN or infinity; it must be finite"),
         ({"done": np.zeros(3, bool)}, r"done has shape \(3,\)"),
+        ({"done": np.array([0, np.nan])}, r"done is \[0.0, nan\]; each is True or False"),
+        ({"action": np.array([[0], [9]])}, "action is 9, and the space Discrete"),
         ({"infos": [{}]}, "infos holds 1 dicts; expected 2"),
     ),
 )
@@ -569,7 +590,7 @@ def test_a_bad_step_says_why(changed: dict[str, Any], text: str) -> None:
     buffer = fresh(frame_stack=4)
     with pytest.raises(ValueError, match=text) as caught:
         buffer.add(**step(**changed))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and not buffer.replay.store.written.any()
     buffer.add(**step())
     assert buffer.replay.sampleable == 2
 

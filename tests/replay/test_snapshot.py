@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -259,7 +260,7 @@ def forge(folder: Path, **change: object) -> None:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"schema": 9}, "replay.json has schema 9; this version reads 1"),
+        ({"schema": 9}, "replay.json has schema 9; this version reads 2"),
         ({"capacity": 151}, "holds a replay of capacity 151; expected 150"),
         ({"lanes": 2}, "holds a replay of lanes 2; expected 3"),
         ({"written": [1, -2, 3]}, "replay.json is damaged"),
@@ -284,6 +285,69 @@ def test_other_fields_do_not_fit(tmp_path: Path) -> None:
     spec = {**SPEC, "pose": Field((3,), "float32", 2)}
     with pytest.raises(ValueError, match="holds a replay of fields"):
         PrioritizedReplay(150, spec, lanes=3).load(tmp_path / "a")
+
+
+def named(values: dict[str, float]) -> tuple[dict[str, Field], dict[str, np.ndarray]]:
+    """Fields of one number each, and a frame that holds `values`."""
+    spec = {name: Field((1 + len(name),), "float32") for name in values}
+    return spec, {n: np.full((1, *spec[n].shape), v, np.float32) for n, v in values.items()}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_fields_come_back_by_name_in_any_order(tmp_path: Path, old: bool) -> None:
+    one, other = {"a": 1.0, "bc": 2.0, "d": 3.0}, {"d": 3.0, "bc": 2.0, "a": 1.0}
+    spec, frame = named(one)
+    first = PrioritizedReplay(40, spec)
+    first.reset(frame)
+    for _ in range(5):
+        first.add(frame, [0], [1.0], [False], [False])
+    first.save(tmp_path / "a")
+    if old:  # the schema before, which told the action among the fields
+        manifest = json.loads((tmp_path / "a" / "replay.json").read_text())
+        fields = manifest["fields"] | {"action": manifest["action"]}
+        forge(tmp_path / "a", schema=1, fields=fields, action=None)
+    second = PrioritizedReplay(40, named(other)[0])
+    second.load(tmp_path / "a")
+    second.save(tmp_path / "b", tmp_path / "a")
+    third = PrioritizedReplay(40, spec)
+    third.load(tmp_path / "b")
+    for replay in (second, third):
+        for name, values in replay.sample(3).observation.items():  # type: ignore[union-attr]
+            assert values.shape == (3, 1 + len(name)) and values.unique().tolist() == [one[name]]
+
+
+def test_a_field_may_be_called_action(tmp_path: Path) -> None:
+    spec, frame = named({"action": 7.0, "reward": 8.0})
+    replay = PrioritizedReplay(40, spec)
+    replay.reset(frame)
+    replay.add(frame, [3], [1.0], [False], [False])
+    replay.save(tmp_path / "a")
+    again = PrioritizedReplay(40, spec)
+    again.load(tmp_path / "a")
+    batch = again.sample(2)
+    assert batch.action.tolist() == [3, 3]
+    assert {n: v.unique().tolist() for n, v in batch.observation.items()} == {  # type: ignore[union-attr]
+        "action": [7.0], "reward": [8.0]
+    }  # fmt: skip
+    other = PrioritizedReplay(40, spec | {"action": Field((9,), "float32")})
+    with pytest.raises(ValueError, match="holds a replay of fields"):
+        other.load(tmp_path / "a")
+    with pytest.raises(ValueError, match="holds a replay of action"):
+        PrioritizedReplay(40, spec, Field((), "int32")).load(tmp_path / "a")
+
+
+def test_a_full_disk_is_told_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = make()
+    begin(replay)
+
+    def full(self: object, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(snapshot._Sink, "write", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'a'}'"):
+        replay.save(tmp_path / "a")
 
 
 def test_a_snapshot_is_never_overwritten(tmp_path: Path) -> None:

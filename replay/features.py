@@ -13,6 +13,7 @@ from torch import Tensor
 
 from replay.checks import Frames, Lanes
 from replay.prioritized import PrioritizedReplay
+from replay.ring import Slots
 from replay.types import Field, Observation, Spec, longest_stack
 
 Encode = Callable[[Observation], dict[str, Tensor]]
@@ -63,6 +64,7 @@ class FeatureReplay(PrioritizedReplay):
         }
         spec = stored[_LONE] if isinstance(observation, Field) else {**observation, **stored}
         super().__init__(capacity, spec, action, lanes=lanes, **options)
+        self._behind = np.zeros(lanes, np.bool_)  # lanes whose newest frame has no features
 
     @property
     def nbytes(self) -> int:
@@ -71,8 +73,11 @@ class FeatureReplay(PrioritizedReplay):
 
     def reset(self, frame: Frames, lanes: Lanes = None) -> None:
         """Begin an episode in each lane with `frame`; see `PrioritizedReplay.reset`."""
+        chosen = self._chosen(lanes)
         self.recent.reset(frame, lanes)
-        super().reset(self._encoded(frame, lanes), lanes)
+        self._behind[chosen] = True
+        super().reset(self._encoded(frame, chosen), lanes)
+        self._behind[chosen] = False
 
     def add(
         self,
@@ -83,10 +88,19 @@ class FeatureReplay(PrioritizedReplay):
         truncated: ArrayLike,
         lanes: Lanes = None,
     ) -> None:
-        """Store one step of each lane; see `PrioritizedReplay.add`."""
+        """Store one step of each lane; see `PrioritizedReplay.add`.
+
+        Where the encoder fails the step is lost, and its lanes have to be reset.
+        """
+        chosen = self._chosen(lanes)
+        if self._behind[chosen].any():
+            lane = chosen[self._behind[chosen]][0]
+            raise ValueError(f"the newest frame of lane {lane} was not encoded; call reset first")
         self.recent.add(frame, action, reward, terminated, truncated, lanes)
-        features = self._encoded(frame, lanes)
+        self._behind[chosen] = True
+        features = self._encoded(frame, chosen)
         super().add(features, action, reward, terminated, truncated, lanes)
+        self._behind[chosen] = False
 
     def save(self, folder: Path, previous: Path | None = None) -> None:
         """Write the whole state into `folder`, the newest frames below it."""
@@ -97,10 +111,10 @@ class FeatureReplay(PrioritizedReplay):
         """Take over what `save` wrote; the encoder must be the one that the features are of."""
         self.recent.load(Path(folder) / _RECENT)
         super().load(folder)
+        self._behind[:] = False
 
-    def _encoded(self, frame: Frames, lanes: Lanes) -> Frames:
+    def _encoded(self, frame: Frames, chosen: Slots) -> Frames:
         """What is stored of the newest frames of the lanes that `frame` was just written to."""
-        chosen = np.arange(self.recent.lanes) if lanes is None else np.asarray(lanes)
         stacks = {part: stack[chosen] for part, stack in self.recent.store.latest().items()}
         seen: Observation = stacks["frame"] if self.recent.single else stacks
         bound = torch.finfo(torch.float16).max

@@ -74,7 +74,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             n_stack. Older ones may be zeros or the first frame, before an episode has enough.
         stack_axis: the observation's axis along which frames lie, oldest first: 0, as in images,
             which SB3 turns channels-first, or -1, as VecFrameStack stacks anything else.
-        prioritization: "proportional" or "rank"; see `PrioritizedReplay`.
+        prioritization, weights: "proportional" or "rank", and over the greatest in the "batch" or
+            in the whole memory ("global"); see `PrioritizedReplay`.
         seed: of the sampling; without one, drawn from NumPy's, which SB3's `seed` sets.
         storage: device of the memory itself; "cuda" is untried on a GPU.
 
@@ -106,6 +107,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         frame_stack: int = 1,
         stack_axis: int = 0,
         prioritization: str = "proportional",
+        weights: str = "batch",
         seed: int | None = None,
         storage: torch.device | str = "cpu",
     ) -> None:
@@ -144,6 +146,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             "alpha": alpha,
             "eps": eps,
             "prioritization": prioritization,
+            "weights": weights,
             "seed": np.random.randint(2**31) if seed is None else seed,
             "device": storage,
         }

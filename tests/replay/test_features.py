@@ -164,3 +164,26 @@ def test_a_part_costs_its_own_bytes() -> None:
 def test_vectors_have_no_features() -> None:
     with pytest.raises(ValueError, match=r"needs an image; observations are \(3,\)"):
         FeatureReplay(60, Field((3,), "float32"), encode=Counting())
+
+
+def test_lanes_whose_encoding_failed_begin_anew() -> None:
+    encode = Counting()
+    replay = FeatureReplay(60, IMAGE, encode=encode, **OPTIONS)
+    play([replay], IMAGE, 4)
+    written = replay.store.written.copy()
+    never, frame = np.zeros(1, bool), np.ones((1, *IMAGE.shape), np.uint8)
+
+    def full(observation: Any) -> dict[str, Tensor]:
+        raise MemoryError("no room for the features")
+
+    replay.encode = full
+    with pytest.raises(MemoryError, match="no room"):
+        replay.add(frame, [0], [0.0], never, never, lanes=[1])
+    replay.encode = encode
+    assert np.array_equal(replay.store.written, written)
+    replay.add(frame, [0], [0.0], never, never, lanes=[0])
+    with pytest.raises(ValueError, match="frame of lane 1 was not encoded; call reset first"):
+        replay.add(frame, [0], [0.0], never, never, lanes=[1])
+    replay.reset(frame, lanes=[1])
+    replay.add(frame, [0], [0.0], never, never, lanes=[1])
+    assert np.array_equal(replay.store.written, written + [1, 2, 0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo  # by itself, before anything is patched
+import torch._inductor.config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -119,7 +121,15 @@ def test_a_tensor_of_the_host_is_seen() -> None:
         torch.ones(2, device=META) * torch.tensor(3.0)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compile in the thread that asks for it: torch's pool would stay for the tests that follow."""
+    with torch._inductor.config.patch(compile_threads=1):
+        yield
+
+
 @needs_compiler
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["rainbow", "ddpg, actor too"])
 def test_compiled_updates_are_the_same(name: str) -> None:
     plain, compiled = build(name), build(name)
@@ -137,6 +147,7 @@ def test_compiled_updates_are_the_same(name: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("one_thread")
 def test_a_compiled_run_can_be_resumed_without_and_evaluated(tmp_path: Path) -> None:
     options = {"env": "CartPole-v1", "steps": 200, "learning_starts": 64, "out": str(tmp_path)}
     run = begin.create("dqn", None, {**options, "compile": True, "eval_episodes": 1})

@@ -23,7 +23,7 @@ from envs.camera.view import lens
 from tests.stream import Stream, flat, jpeg
 
 
-def until(true: Callable[[], object], limit: float = 5.0) -> bool:
+def until(true: Callable[[], object], limit: float = 15.0) -> bool:
     """Whether `true` became so within the limit."""
     end = time.monotonic() + limit
     while time.monotonic() < end:

@@ -358,7 +358,7 @@ def test_the_loop_is_closed_over_sockets(sim: Callable[..., Sim]) -> None:
 
 
 def test_a_sim_that_waits_steps_once_for_each_answer(sim: Callable[..., Sim]) -> None:
-    running = sim(rate=100, wait=5)
+    running = sim(rate=100, wait=30)
     sink = open_sink(running.actions)
     with open_camera(running.stream, frozen=0) as camera:
         sink.send(message(action=1))  # from the first action on

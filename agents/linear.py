@@ -34,7 +34,8 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_features) -> (B, out_features), of the same type."""
         weight, bias = self.weight, self.bias
-        if input.dtype == weight.dtype or not self.settled or weight.device.type != "cpu":
+        kept = self.settled and weight.device.type == "cpu" and not torch.compiler.is_compiling()
+        if input.dtype == weight.dtype or not kept:
             return linear(input, weight, bias)
         return F.linear(input, self.rounded(input.dtype), bias.to(input.dtype))
 

@@ -148,6 +148,24 @@ def test_compiled_updates_are_the_same(name: str) -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("one_thread")
+def test_a_compiled_target_follows_its_weights() -> None:
+    """Where bfloat16 weights are kept from one update to the next, on a CPU."""
+    config = replace(DISCRETE, precision="bf16")
+    plain, compiled = (DQN(config, (4, 40, 40), 3, seed=1) for _ in "ab")
+    compile_agent(compiled)
+    given = batch(plain)
+    for _ in range(3):
+        found, expected = compiled._target(given), plain._target(given)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.03)
+        for one in (plain, compiled):
+            with torch.no_grad():
+                for weight in one.online.parameters():
+                    weight.mul_(1.7)
+            one.synchronise()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("one_thread")
 def test_a_compiled_run_can_be_resumed_without_and_evaluated(tmp_path: Path) -> None:
     options = {"env": "CartPole-v1", "steps": 200, "learning_starts": 64, "out": str(tmp_path)}
     run = begin.create("dqn", None, {**options, "compile": True, "eval_episodes": 1})

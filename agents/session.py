@@ -31,6 +31,9 @@ from replay import FeatureReplay, PrioritizedReplay
 SHOWN = ("loss", "q", "epsilon", "noise")
 """Metrics that the progress bar tells."""
 
+ALIKE = 20
+"""Episodes in a row from the first that score the same before a run says so."""
+
 SEED_TRAIN, SEED_EVAL, SEED_REPLAY, SEED_RESUME = range(4)
 
 
@@ -54,6 +57,8 @@ class Session:
     _told: int = 0
     _saved: int = -1
     _dropped: int = 0
+    _alike: int = 0
+    _score: float = 0.0
 
     def run(self, *, console: bool = True) -> dict[str, Any]:
         """Train to the last step, save, evaluate, and return the evaluation's result.
@@ -236,6 +241,7 @@ class Session:
     def _log(self, log: Logger, tick: Tick) -> None:
         for episode in tick.episodes:
             log.episode(tick.step, episode.score, episode.length)
+            self._watch(log, episode.score)
         for drop in tick.dropped:
             self._dropped += 1
             log.message(f"episode dropped at step {tick.step:,} ({self._dropped}): {drop.reason}")
@@ -251,6 +257,21 @@ class Session:
         log.scalars(tick.step, {**metrics, **tick.schedule, **counts, **spent})
         shown = {**metrics, **tick.schedule}
         log.progress(tick.step, **{name: shown[name] for name in SHOWN if name in shown})
+
+    def _watch(self, log: Logger, score: float) -> None:
+        """Say once where no episode was better than another, so that none teaches anything."""
+        if self._alike < 0:
+            return
+        same = self._alike == 0 or score == self._score
+        self._score, self._alike = score, self._alike + 1 if same else -1
+        if self._alike == ALIKE:
+            self._alike = -1
+            by_chance = getattr(self.config.agent, "random_hold", 0) == 1
+            hint = "; the preset sparse explores for rare ones" if by_chance else ""
+            log.message(
+                f"the first {ALIKE} episodes all scored {score:g}: rewards may be too rare to be "
+                f"met by chance{hint}"
+            )
 
     def _evaluate(self, log: Logger, stop: threading.Event) -> dict[str, Any] | None:
         """Evaluate, write the score down and return it; None where `stop` came before the end."""

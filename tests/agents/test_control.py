@@ -53,6 +53,48 @@ def test_the_presets_environment_is_the_one_where_none_is_named(tmp_path: Path) 
     assert session.config.env.env == "HalfCheetah" and session.config.preset == "default"
 
 
+class Barren(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Episodes of 5 steps without a reward; `varied`, with random ones."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+    varied = False
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.left = 5
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.left -= 1
+        reward = float(self.np_random.random()) if self.varied else 0.0
+        return np.zeros(2, np.float32), reward, self.left == 0, False, {}
+
+
+class Fertile(Barren):
+    varied = True
+
+
+@pytest.mark.parametrize(
+    ("env", "preset", "told"),
+    [
+        ("Barren", "default", "met by chance; the preset sparse explores for rare ones"),
+        ("Barren", "sparse", "met by chance\n"),
+        ("Fertile", "default", ""),
+    ],
+)
+def test_a_run_whose_episodes_are_all_alike_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, preset: str, told: str
+) -> None:
+    session = start(tmp_path, preset, env=f"tests.agents.test_control:{env}", steps=240)
+    session.run()
+    session.close()
+    said = capsys.readouterr()
+    text = "first 20 episodes all scored 0: rewards may be too rare to be "
+    assert (said.out + said.err).count(text) == bool(told)
+    assert not told or text + told in said.out + said.err
+
+
 def test_a_file_in_the_place_of_the_runs_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(ValueError, match=r"out is '.*out'; a file is there, and not a folder"):

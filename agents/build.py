@@ -16,6 +16,7 @@ from agents.errors import CheckpointError
 from agents.loop import Agent, action_field, observation_field, shows_images
 from envs.vector import VectorEnv
 from replay import FeatureReplay, PrioritizedReplay
+from replay.device import reason
 from replay.types import stacked_shape
 
 
@@ -112,12 +113,9 @@ def compile_agent(agent: Agent) -> None:
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=agent.device))
     except Exception as error:  # noqa: BLE001 (compilers fail in ways of their own)
-        lines = [line.strip() for line in str(error).splitlines()]
-        told = (line for line in lines if line and not line.endswith(":"))  # no mere heading
-        why = next(told, type(error).__name__).rstrip(".")
         raise ValueError(
-            f"compile is on, and torch can't compile for the {agent.device} here ({why}): install "
-            "a C++ compiler (g++), or turn it off by --no-compile"
+            f"compile is on, and torch can't compile for the {agent.device} here "
+            f"({reason(error)}): install a C++ compiler (g++), or turn it off by --no-compile"
         ) from None
     agent.compile()
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 from rich.table import Table
 
-from benchmarks.runs import Result, command_line, interval
+from benchmarks.runs import Result, command_line, grouped
 
 PAPER = {
     "BeamRider": 4092,
@@ -43,18 +43,9 @@ def table(results: Sequence[Result]) -> Table:
     for column in ("game", "frames", "hours a run", "seeds", "mean score", "median", "paper"):
         shown.add_column(column, justify="left" if column == "game" else "right")
     for game, paper in PAPER.items():
-        for steps in sorted({line.steps for line in results if line.env == game}):
-            lines = [line for line in results if (line.env, line.steps) == (game, steps)]
-            mean, half = interval(lines)
-            shown.add_row(
-                game,
-                f"{4 * steps / 1e6:g}M",
-                f"{fmean(line.hours for line in lines):.2f}",
-                str(len(lines)),
-                f"{mean:,.1f} ± {half:,.1f}",
-                f"{median(score for line in lines for score in line.scores):,.1f}",
-                f"{paper:,}",
-            )
+        for steps, lines, cells in grouped(results, game):
+            middle = median(score for line in lines for score in line.scores)
+            shown.add_row(game, f"{4 * steps / 1e6:g}M", *cells, f"{middle:,.1f}", f"{paper:,}")
     return shown
 
 

@@ -31,6 +31,7 @@ from benchmarks.train import WARM, Peer
 from configs.dqn import DQNConfig
 from envs import make
 from replay import Field, PrioritizedReplay
+from replay.device import reason
 
 ATARI = Field((1, 84, 84), "uint8", 4)
 SHAPE = (4, 84, 84)
@@ -179,7 +180,7 @@ def peer(scale: Scale) -> Iterator[Row]:
     try:
         step = torchrl(scale.device)
     except (ImportError, RuntimeError) as error:
-        print(f"torchrl is left out: {str(error).splitlines()[0]}")
+        print(f"torchrl is left out: {reason(error)}")
         return
     for batch in BATCHES:
         took = seconds(partial(step, batch), scale.repeats, scale)

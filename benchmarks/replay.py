@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.harness import OURS, Row, interleave, positive, report
 from replay import Field, PrioritizedReplay
+from replay.device import reason
 
 SIZE = 1 << 20
 ALPHA, BETA = 0.6, 0.4
@@ -115,7 +116,7 @@ def priorities(rounds: int) -> list[Row]:
         try:
             systems[make.__name__] = make()
         except (ImportError, RuntimeError) as error:
-            print(f"{make.__name__} is left out: {str(error).splitlines()[0]}")
+            print(f"{make.__name__} is left out: {reason(error)}")
     rows = []
     for batch in BATCHES:
         cases = {name: partial(step, batch) for name, step in systems.items()}

@@ -12,7 +12,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -82,16 +82,15 @@ def train(out: Path, algorithm: str, asked: Asked, extra: Sequence[str]) -> Resu
     env, steps, seed = asked
     folder = out / f"{env.replace('/', '-')}-{steps}-s{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    begun = [run for run in folder.iterdir() if (run / config.FILE).is_file()]
-    begun = [run for run in begun if checkpoint.steps(run)]
-    command = [sys.executable, "-m", "agents", "train"]
-    if begun:
-        command += ["--resume", str(begun[0])]
-    else:
-        command += [algorithm, "--env", env, "--steps", str(steps), "--seed", str(seed)]
-        command += ["--out", str(folder), "--eval-episodes", "30", *extra]
-    done = [run for run in begun if (run / "result.json").is_file()]
-    if not done:
+    if not (done := _done(folder)):
+        begun = [run for run in folder.iterdir() if (run / config.FILE).is_file()]
+        begun = [run for run in begun if checkpoint.steps(run)]
+        command = [sys.executable, "-m", "agents", "train"]
+        if begun:
+            command += ["--resume", str(begun[0])]
+        else:
+            command += [algorithm, "--env", env, "--steps", str(steps), "--seed", str(seed)]
+            command += ["--out", str(folder), "--eval-episodes", "30", *extra]
         print(" ".join(command), flush=True)
         process = subprocess.Popen(command)
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # it saves, and says so
@@ -101,13 +100,18 @@ def train(out: Path, algorithm: str, asked: Asked, extra: Sequence[str]) -> Resu
             code = process.wait()
         if code:  # it said itself what was wrong
             sys.exit(code)
-        done = [run for run in folder.iterdir() if (run / "result.json").is_file()]
+        done = _done(folder)
     final = json.loads((done[0] / "result.json").read_text())
     hours = float(worked(done[0])[1][-1])
     made = Result(env, steps, seed, hours, final["mean"], final["scores"], str(done[0]))
     lines = [asdict(result) for result in [*results(out), made]]
     write_text(out / RESULTS, json.dumps(lines, indent=1) + "\n")
     return made
+
+
+def _done(folder: Path) -> list[Path]:
+    """Its runs that have come to their end."""
+    return [run for run in folder.iterdir() if (run / "result.json").is_file()]
 
 
 def interval(found: Sequence[Result]) -> tuple[float, float]:
@@ -118,6 +122,15 @@ def interval(found: Sequence[Result]) -> tuple[float, float]:
     values = [result.mean for result in found] if len(found) > 1 else found[0].scores
     half = half_interval(values)
     return fmean(values), float("nan") if half is None else half
+
+
+def grouped(found: Sequence[Result], env: str) -> Iterator[tuple[int, list[Result], list[str]]]:
+    """An environment's results by number of steps, with the cells hours, seeds and mean of each."""
+    for steps in sorted({result.steps for result in found if result.env == env}):
+        lines = [result for result in found if (result.env, result.steps) == (env, steps)]
+        mean, half = interval(lines)
+        hours = f"{fmean(line.hours for line in lines):.2f}"
+        yield steps, lines, [hours, str(len(lines)), f"{mean:,.1f} ± {half:,.1f}"]
 
 
 def command_line(

@@ -13,12 +13,11 @@ A task is solved where the mean reaches its mark; failures stay in the table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 from typing import NamedTuple
 
 from rich.table import Table
 
-from benchmarks.runs import Result, command_line, interval
+from benchmarks.runs import Result, command_line, grouped, interval
 
 
 class Task(NamedTuple):
@@ -68,19 +67,10 @@ def table(results: Sequence[Result]) -> Table:
         left = column in ("task", "known")
         shown.add_column(column, justify="left" if left else "right")
     for task in TASKS:
-        for steps in sorted({line.steps for line in results if line.env == task.env}):
-            lines = [line for line in results if (line.env, line.steps) == (task.env, steps)]
-            mean, half = interval(lines)
-            mark = "solved" if mean >= task.solved else f"{task.solved:,g} not reached"
-            shown.add_row(
-                task.env,
-                f"{steps:,}",
-                f"{fmean(line.hours for line in lines):.2f}",
-                str(len(lines)),
-                f"{mean:,.1f} ± {half:,.1f}",
-                mark,
-                task.known,
-            )
+        for steps, lines, cells in grouped(results, task.env):
+            solved = interval(lines)[0] >= task.solved
+            mark = "solved" if solved else f"{task.solved:,g} not reached"
+            shown.add_row(task.env, f"{steps:,}", *cells, mark, task.known)
     return shown
 
 

@@ -43,7 +43,7 @@ def field(name: str, value: Field) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}; describe it by a Field")
     try:
         torch.from_numpy(np.empty(0, value.dtype))
-    except (TypeError, ValueError):
+    except TypeError:
         raise ValueError(f"{name} has dtype {value.dtype!r}; PyTorch knows no such one") from None
     if any(side < 1 for side in value.shape):
         raise ValueError(f"{name} has shape {value.shape}; each side must be at least 1")
@@ -147,6 +147,15 @@ def finite(name: str, value: Array) -> None:
     """Refuse NaN and infinity."""
     if value.dtype.kind in "fc" and not np.isfinite(value).all():
         raise ValueError(f"{name} holds NaN or infinity; it must be finite")
+
+
+def rewards(value: ArrayLike, count: int) -> NDArray[np.float32]:
+    """Finite rewards (count,)."""
+    found: NDArray[np.float32] = array("reward", value, (count,), "float32")
+    good = np.isfinite(found)
+    if not good.all():
+        raise ValueError(f"reward is {found[~good][0]}; it must be finite")
+    return found
 
 
 def column(name: str, value: torch.Tensor, whole: bool) -> None:

@@ -58,7 +58,7 @@ def kernels_for(device: torch.device) -> str:
         launch_one(device)
         return "triton"
     except Exception as error:  # noqa: BLE001 (its compilers fail in ways of their own)
-        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        why = reason(error)
     warnings.warn(
         f"Triton doesn't work here ({why}), so the replay on the GPU works by plain PyTorch, whose "
         "draws cost all leaves; Triton needs `pip install triton`, a C compiler (gcc) and Python's "
@@ -66,6 +66,13 @@ def kernels_for(device: torch.device) -> str:
         stacklevel=4,
     )
     return "torch"
+
+
+def reason(error: Exception) -> str:
+    """What an error says first that is no mere heading; its name where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = (line for line in lines if line and not line.endswith(":"))
+    return next(told, type(error).__name__).rstrip(".")
 
 
 def launch_one(device: torch.device) -> None:

@@ -177,13 +177,10 @@ class PrioritizedReplay:
             frames = checks.frames(frame, self.store.observation, self.single, count)
             field = self.store.action
             actions = checks.array("action", action, (count, *field.shape), field.dtype)
-            rewards: NDArray[np.float32] = checks.array("reward", reward, (count,), "float32")
+            rewards = checks.rewards(reward, count)
             ended: NDArray[np.bool_] = checks.array("terminated", terminated, (count,), "bool")
             cut: NDArray[np.bool_] = checks.array("truncated", truncated, (count,), "bool")
             checks.finite("action", actions)
-            finite = np.isfinite(rewards)
-            if not finite.all():
-                raise ValueError(f"reward is {rewards[~finite][0]}; it must be finite")
             self._require_begun(chosen)
             self.store.write(chosen, frames, actions, rewards, ended, cut)
 

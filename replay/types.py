@@ -35,7 +35,8 @@ class Field:
             raise TypeError(
                 f"a Field has dtype {self.dtype!r}; expected one of NumPy's, such as 'uint8'"
             ) from None
-        for name, value in zip(("shape", "stack", "dtype"), (*plain, kind.name), strict=True):
+        dtype = kind.name if kind.kind in "biufc" else self.dtype
+        for name, value in zip(("shape", "stack", "dtype"), (*plain, dtype), strict=True):
             object.__setattr__(self, name, value)  # so that a file can hold it
 
     @property

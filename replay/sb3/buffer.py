@@ -197,8 +197,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         outside = (chosen < low) | (chosen >= low + int(self.action_space.n))  # type: ignore[attr-defined]
         if outside.any():
             raise ValueError(f"action is {chosen[outside][0]}, and the space {self.action_space}")
-        reward = checks.array("reward", reward, (self.n_envs,), "float32")
-        checks.finite("reward", reward)
+        reward = checks.rewards(reward, self.n_envs)
         if first.size:
             self.replay.reset({"frame": before[first, -1], "blank": blank[first]}, first)
         blank = np.maximum(blank, 1) - np.uint8(1)

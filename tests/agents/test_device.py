@@ -29,6 +29,7 @@ from agents.evaluate import evaluate_run
 from configs.ddpg import DDPGConfig
 from configs.dqn import DQNConfig
 from replay import Batch
+from tests.agents.test_ddpg import batch as transitions
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 META = torch.device("meta")
@@ -64,22 +65,10 @@ def build(name: str, **where: Any) -> DQN | DDPG:
 
 def batch(agent: DQN | DDPG) -> Batch:
     """Random transitions that fit an agent, on its device."""
-    draw = torch.Generator().manual_seed(0)
-    size, shape = 8, agent.online.encoder.observation_shape
-
-    def observation() -> Tensor:
-        if len(shape) == 3:
-            return torch.randint(0, 256, (size, *shape), generator=draw, dtype=torch.uint8)
-        return torch.randn((size, *shape), generator=draw)
-
-    action = torch.rand((size, 2), generator=draw) * 2 - 1
+    made = transitions(agent.online.encoder.observation_shape)
     if isinstance(agent, DQN):
-        action = torch.randint(0, agent.num_actions, (size,), generator=draw)
-    made = Batch(
-        observation=observation(), action=action, reward=torch.randn(size, generator=draw),
-        discount=0.99 * torch.ones(size), next_observation=observation(),
-        weight=torch.rand(size, generator=draw), index=torch.arange(size),
-    )  # fmt: skip
+        draw = torch.Generator().manual_seed(0)
+        made = replace(made, action=torch.randint(0, agent.num_actions, (8,), generator=draw))
     return made.to(agent.device)
 
 

@@ -364,7 +364,7 @@ def test_too_early() -> None:
         ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
         ({"seed": 1 << 63}, "seed is 9223372036854775808; it must be a whole number"),
         ({"observation": {}}, "observation names no field"),
-        ({"observation": Field((3,), "U3")}, "dtype 'str96'; PyTorch knows no such"),
+        ({"observation": Field((3,), "U3")}, "dtype 'U3'; PyTorch knows no such"),
         ({"observation": Field((0,), "uint8")}, r"frame has shape \(0,\)"),
         ({"observation": Field((3,), "uint8", 257)}, r"stack 257; it must lie in \[1, 256\]"),
         ({"action": Field((), "int64", 2)}, "action has stack 2"),

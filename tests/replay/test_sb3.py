@@ -579,7 +579,7 @@ def step(**changed: Any) -> dict[str, Any]:
         ({"obs": np.zeros((2, 4, 6, 6), np.float32)}, "obs has dtype float32; expected uint8"),
         ({"action": np.zeros((2, 1), np.float32)}, "action has dtype float32; expected int64"),
         ({"action": np.zeros((2, 2), np.int64)}, r"action has shape \(2, 2\)"),
-        ({"reward": np.array([0, np.nan])}, "reward holds NaN or infinity; it must be finite"),
+        ({"reward": np.array([0, np.nan])}, "reward is nan; it must be finite"),
         ({"done": np.zeros(3, bool)}, r"done has shape \(3,\)"),
         ({"done": np.array([0, np.nan])}, r"done is \[0.0, nan\]; each is True or False"),
         ({"action": np.array([[0], [9]])}, "action is 9, and the space Discrete"),

@@ -11,9 +11,10 @@ from typing import Any
 import gymnasium
 import torch
 
+from agents.agent import Agent
 from agents.config import ALGORITHMS, TrainConfig, lookup
 from agents.errors import CheckpointError
-from agents.loop import Agent, action_field, observation_field, shows_images
+from agents.loop import action_field, observation_field, shows_images
 from envs.vector import VectorEnv
 from replay import FeatureReplay, PrioritizedReplay
 from replay.device import reason

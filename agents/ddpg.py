@@ -77,8 +77,10 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.bf16 = bf16
         self.encoder, self.report = perceive(config, observation_shape, config.init, pretrained)
-        self.eye = None if config.shared_encoder else copy.deepcopy(self.encoder)
-        if self.eye is not None and not config.encoder_weights:
+        self.eye: Eyes | None = None
+        if config.encoder_weights and not config.shared_encoder:  # their file is read once
+            self.eye = copy.deepcopy(self.encoder)
+        elif not config.shared_encoder:
             self.eye, _ = perceive(config, observation_shape, config.init)
         size = self.encoder.feature_dim
         self.actor = Layers(config, size, action_size, bf16=bf16)
@@ -93,16 +95,16 @@ class ActorCritic(nn.Module):
 
     def policy(self, observation: Observation, feature: Tensor | None = None) -> Tensor:
         """Actions (B, A) in [-1, 1]; `feature` spares a shared encoder, and nothing teaches it."""
-        return torch.tanh(self.lean(observation, feature))
+        return torch.tanh(self.preactivation(observation, feature))
 
-    def lean(self, observation: Observation, feature: Tensor | None = None) -> Tensor:
+    def preactivation(self, observation: Observation, feature: Tensor | None = None) -> Tensor:
         """(B, A), whose tanh is the policy's action."""
         if self.eye is not None:
             feature = see(self.eye, observation, self.bf16)
         elif feature is None:
             feature = self.see(observation)
-        lean: Tensor = self.actor(feature)
-        return lean
+        found: Tensor = self.actor(feature)
+        return found
 
     def q(self, feature: Tensor, action: Tensor) -> Tensor:
         """Values (K, B) of the K critics."""
@@ -193,7 +195,7 @@ class DDPG:
         self._training_critics = Training(self.critic_parts)
         self._training_actor = Training(self.actor_parts)
         self._follow = Polyak(self.target, online)
-        self._actor_loss = torch.zeros((), device=self.device)
+        self._shown_actor_loss = torch.zeros((), device=self.device)
         self._policy = Forward(self._best)
         self.updates = 0
         self.beta = config.priority_beta
@@ -273,23 +275,13 @@ class DDPG:
         policy = Policy(self.online)
         return policy, policy.encoder, lean
 
-    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimiser step; returns metrics and each sample's error (B,), both detached."""
-        found = self.learn(batch)
-        self.advance()
-        return found
-
     @property
     def course(self) -> int:
-        """1 where the next update is one of actor and targets, too; see `agents.graph.Learner`."""
+        """1 where the next update is one of actor and targets, too; see `agents.agent.Agent`."""
         return int((self.updates + 1) % self.config.policy_every == 0)
 
-    def advance(self) -> None:
-        """Count an update that `learn` made."""
-        self.updates += 1
-
-    def learn(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """`update` but for its counting: nothing waits for the device, so a graph can capture it.
+    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step; returns metrics and each sample's error (B,), both detached.
 
         The importance weight multiplies the loss, not the error (Schaul et al. 2016, section 3.4).
         """
@@ -298,19 +290,20 @@ class DDPG:
         target = self._target(following, batch, self._smoothing(batch.action))
 
         with self._training_critics:
-            loss, error, q, feature = self._teach(observation, batch, target)
+            loss, error, q, feature = self._critic_loss(observation, batch, target)
         self.critic_optimizer.zero_grad()
         loss.backward()
         self.critic_optimizer.step()
 
         if self.course:
-            self._improve(observation, feature)
+            self._update_actor(observation, feature)
             self._follow(self.config.tau)
-        return {"loss": loss.detach(), "q": q, "actor_loss": self._actor_loss}, error
+        self.updates += 1
+        return {"loss": loss.detach(), "q": q, "actor_loss": self._shown_actor_loss}, error
 
     def compile(self) -> None:
         """Have torch compile what an update computes, from the next one on."""
-        for name in ("_target", "_teach", "_climb"):
+        for name in ("_target", "_critic_loss", "_actor_loss"):
             setattr(self, name, torch.compile(getattr(self, name)))
 
     def _shifted(self, observation: Any) -> Any:
@@ -330,7 +323,7 @@ class DDPG:
         noise = torch.randn(action.shape, generator=self.generator, device=self.device)
         return self.config.target_noise * noise
 
-    def _teach(
+    def _critic_loss(
         self, observation: Any, batch: Batch, target: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The critics' loss, and without gradients each sample's error (B,), their mean value, and
@@ -341,27 +334,27 @@ class DDPG:
         loss = (batch.weight * critic_loss(error)).mean()
         return loss, error.detach().abs().mean(0), q.detach().mean(), feature.detach()
 
-    def _improve(self, observation: Any, feature: Tensor) -> None:
+    def _update_actor(self, observation: Any, feature: Tensor) -> None:
         """One step of the actor up the first critic's slope; `feature` is the shared encoder's."""
         learning = [weight for weight in self._critic_weights if weight.requires_grad]
         for weight in learning:
             weight.requires_grad_(False)
         with self._training_actor:
-            loss = self._climb(observation, feature)
+            loss = self._actor_loss(observation, feature)
         self.actor_optimizer.zero_grad()
         loss.backward()
         self.actor_optimizer.step()
         for weight in learning:
             weight.requires_grad_(True)
-        self._actor_loss.copy_(loss.detach())
+        self._shown_actor_loss.copy_(loss.detach())
 
-    def _climb(self, observation: Any, feature: Tensor) -> Tensor:
+    def _actor_loss(self, observation: Any, feature: Tensor) -> Tensor:
         """The actor's loss: Lillicrap et al. 2015, equation 6; by the first of two critics as in
         Fujimoto et al. 2018."""
-        lean = self.online.lean(observation, feature)
-        loss = -self.online.critics[0](feature, torch.tanh(lean)).mean()
+        before = self.online.preactivation(observation, feature)
+        loss = -self.online.critics[0](feature, torch.tanh(before)).mean()
         if self.config.preactivation_l2:
-            loss = loss + self.config.preactivation_l2 * lean.square().sum(1).mean()
+            loss = loss + self.config.preactivation_l2 * before.square().sum(1).mean()
         return loss
 
     @torch.no_grad()
@@ -383,7 +376,7 @@ class DDPG:
             "generator": self.generator.get_state(),
             "explorer": self.explorer.bit_generator.state,
             **self.exploration.state_dict(),
-            "actor_loss": self._actor_loss.clone(),
+            "actor_loss": self._shown_actor_loss.clone(),
             "updates": self.updates,
         }
 
@@ -396,5 +389,5 @@ class DDPG:
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
         self.exploration.load_state_dict(state)
-        self._actor_loss.copy_(state["actor_loss"])
+        self._shown_actor_loss.copy_(state["actor_loss"])
         self.updates = state["updates"]

@@ -21,7 +21,7 @@ from agents.graph import Forward
 from agents.linear import Linear, settle
 from agents.modes import Training
 from agents.noisy import NoisyLinear, resample, silence
-from agents.optimizer import Adam, limit, take_up
+from agents.optimizer import Adam, clip_grad_norm, take_up
 from agents.perception import Eyes, features, learnable, perceive
 from agents.precision import computes_bf16
 from agents.rmsprop import CentredRMSprop
@@ -55,6 +55,18 @@ def td_loss(error: Tensor, kind: str) -> Tensor:
     if kind == "mse":
         return 0.5 * error.square()
     return F.huber_loss(error, torch.zeros_like(error), reduction="none")
+
+
+def categorical_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Per-sample cross-entropy (B,) of distributions (B, N), and without gradients the divergence.
+
+    logits, target  what the network gives for the action taken, and the distribution to learn
+    The loss is Bellemare et al. 2017's, algorithm 1. The divergence, loss less the target's
+    entropy, is the priority (Hessel et al. 2018, section 3), so that a target that is spread by
+    nature is not replayed for ever.
+    """
+    loss = -(target * logits.log_softmax(1)).sum(1)
+    return loss, (loss.detach() - torch.special.entr(target).sum(1)).clamp_min(0)
 
 
 def pick(out: Tensor, action: Tensor) -> Tensor:
@@ -181,8 +193,8 @@ class DQN:
 
     @property
     def course(self) -> int:
-        """Every update takes the same course; see `agents.graph.Learner`."""
-        return 0
+        """1 where the next update renews the target network, too; see `agents.agent.Agent`."""
+        return int((self.updates + 1) % self.config.target_update_every == 0)
 
     @staticmethod
     def on(env: str, *, preset: str | None = None, **options: Any) -> Session:
@@ -252,19 +264,7 @@ class DQN:
         return self.online, self.online.encoder, lambda out: q(out).gather(1, action[:, None])
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimiser step; returns metrics and each sample's error (B,), both detached."""
-        found = self.learn(batch)
-        self.advance()
-        return found
-
-    def advance(self) -> None:
-        """Count an update that `learn` made, and renew the target network every so many."""
-        self.updates += 1
-        if self.updates % self.config.target_update_every == 0:
-            self.synchronise()
-
-    def learn(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """`update` but for its counting: nothing waits for the device, so a graph can capture it.
+        """One optimiser step; returns metrics and each sample's error (B,), both detached.
 
         The importance weight multiplies the loss, not the error (Schaul et al. 2016, section 3.4).
         """
@@ -279,8 +279,11 @@ class DQN:
         mean.backward()
         if config.max_grad_norm:
             on_host = self.device.type == "cpu"
-            limit(online.parameters(), config.max_grad_norm, ask=on_host)
+            clip_grad_norm(online.parameters(), config.max_grad_norm, ask=on_host)
         self.optimizer.step()
+        self.updates += 1
+        if self.updates % config.target_update_every == 0:
+            self.synchronise()
         return {"loss": mean.detach(), "q": q}, error
 
     def compile(self) -> None:
@@ -293,10 +296,7 @@ class DQN:
         out = online(batch.observation)
         chosen = pick(out, batch.action)
         if config.distributional:
-            loss = -(target * chosen.log_softmax(1)).sum(1)
-            # the priority is the divergence, loss less the target's entropy (Hessel et al. 2018,
-            # section 3), so that a target that is spread by nature is not replayed for ever
-            error = (loss.detach() - torch.special.entr(target).sum(1)).clamp_min(0)
+            loss, error = categorical_loss(chosen, target)
         else:
             error = target - chosen
             loss = td_loss(error, config.loss)

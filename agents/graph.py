@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from replay import Batch, Observation, PrioritizedReplay
+from agents.agent import Agent
+from replay import Observation, PrioritizedReplay
 from replay.device import current
 
 WARM = 3
@@ -25,37 +26,13 @@ Made = TypeVar("Made")
 _Key = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 
-class Learner(Protocol):
-    """What an agent offers whose update can be captured."""
-
-    device: torch.device
-    generator: torch.Generator
-    beta: float
-
-    @property
-    def course(self) -> int:
-        """Which of several courses the next `learn` takes, as the count of updates has it.
-
-        Each is captured by itself: what happens in every second update only makes two graphs.
-        """
-
-    def learn(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """One update, without a branch that depends on what is on the device.
-
-        Of what the host knows only `course` may change from one call to the next.
-        """
-
-    def advance(self) -> None:
-        """The rest of an update: counts, and what happens every so many."""
-
-
-class Step:
+class Learner:
     """One learner step a call, of `batch_size` transitions.
 
     graph   capture it; None does where agent and replay share a CUDA device
     `seconds` tells the time spent by part; a graph's is all "update", and only that of its launch.
     The first `WARM` calls of each course run eagerly, on a stream of their own, as a capture asks
-    for: they are updates like all others. Build a new Step after `load_state_dict` or
+    for: they are updates like all others. Build a new Learner after `load_state_dict` or
     `replay.load`, which put other tensors, or other counts, where a captured graph knows the old
     ones.
     Raises ValueError for a graph without CUDA.
@@ -63,7 +40,7 @@ class Step:
 
     def __init__(
         self,
-        agent: Learner,
+        agent: Agent,
         replay: PrioritizedReplay,
         batch_size: int,
         *,
@@ -84,34 +61,34 @@ class Step:
 
     def __call__(self) -> dict[str, Tensor]:
         """Do one step; returns metrics, detached, which a captured step overwrites in the next."""
+        if not self.captures:
+            return self._work(self.agent.beta)
         with current(self.agent.device):
-            return self._step()
+            return self._captured()
 
-    def _step(self) -> dict[str, Tensor]:
+    def _captured(self) -> dict[str, Tensor]:
         self._beta.fill_(self.agent.beta)
         course = self.agent.course
-        if not self.captures:
-            metrics = self._work()
-        elif self._calls[course] < WARM:
-            metrics = _aside(self._work)
-        else:
-            if course not in self._graphs:
-                self._graphs[course] = self._capture()
-            started = perf_counter()
-            graph, metrics = self._graphs[course]
-            graph.replay()
-            spend(self.seconds, "update", started)
         self._calls[course] += 1
-        self.agent.advance()
+        if self._calls[course] <= WARM:
+            return _aside(lambda: self._work(self._beta))
+        if course in self._graphs:
+            self.agent.updates += 1
+        else:  # which has the agent count the update that is made below
+            self._graphs[course] = self._capture()
+        started = perf_counter()
+        graph, metrics = self._graphs[course]
+        graph.replay()
+        spend(self.seconds, "update", started)
         return metrics
 
-    def _work(self) -> dict[str, Tensor]:
+    def _work(self, beta: float | Tensor) -> dict[str, Tensor]:
         started = perf_counter()
-        batch = self.replay.sample(self.batch_size, self._beta)
+        batch = self.replay.sample(self.batch_size, beta)
         if self.replay.device.type != self.agent.device.type:
             batch = batch.to(self.agent.device)
         started = spend(self.seconds, "sample", started)
-        metrics, error = self.agent.learn(batch)
+        metrics, error = self.agent.update(batch)
         started = spend(self.seconds, "update", started)
         self.replay.update(batch.index, error)
         spend(self.seconds, "priorities", started)
@@ -121,7 +98,7 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.agent.generator)
         with torch.cuda.graph(graph):
-            metrics = self._work()
+            metrics = self._work(self._beta)
         return graph, metrics
 
 

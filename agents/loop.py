@@ -6,51 +6,20 @@ yields after each vector step is all there is to tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
-from agents.graph import Learner, Step, spend
-from agents.perception import Eyes
-from envs.vector import Drop, Episode, Frame, VectorEnv
-from envs.vector import Step as EnvStep
+from agents.agent import Agent
+from agents.graph import Learner, spend
+from envs.vector import Drop, Episode, Frame, Step, VectorEnv
 from replay import Field, Observation, PrioritizedReplay
 from replay.types import Spec, longest_stack
-
-
-class Agent(Learner, Protocol):
-    """What an algorithm offers; no base class."""
-
-    report: str
-    """What became of its encoder's pretrained weights; empty without any."""
-
-    def anneal(self, step: int, steps: int) -> dict[str, float]: ...
-
-    def act(
-        self,
-        observation: Observation,
-        *,
-        explore: bool = True,
-        epsilon: float = 0.0,
-        explorer: np.random.Generator | None = None,
-    ) -> np.ndarray: ...
-
-    def values(self, observation: Observation) -> Tensor: ...
-
-    def encode(self, observation: Observation) -> dict[str, Tensor]: ...
-
-    def compile(self) -> None: ...
-
-    def explained(self, action: Tensor) -> tuple[nn.Module, Eyes, Callable[[Tensor], Tensor]]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -63,6 +32,7 @@ class Tick:
     episodes  whole episodes that ended in this step
     dropped   those that were given up in it, because the simulation diverged
     metrics   of the newest update, detached tensors; empty before the first
+    schedule  what the agent's `anneal` set for this step, by name
     seconds   spent so far, by part: act, environment, replay, sample, update, priorities
     """
 
@@ -117,7 +87,7 @@ def train(
     the replay. One update is due every `update_every` agent steps, over all environments. Raises
     FloatingPointError where the agent's actions are no numbers any more.
     """
-    learner = Step(agent, replay, batch_size)
+    learner = Learner(agent, replay, batch_size)
     seconds = dict.fromkeys(("act", "environment", "replay"), 0.0)
     metrics: dict[str, Tensor] = {}
     learning_starts = max(learning_starts, batch_size)
@@ -147,7 +117,7 @@ def train(
         yield Tick(step, updates, credit, *ended, metrics, schedule, spent)
 
 
-def remember(replay: PrioritizedReplay, action: np.ndarray, step: EnvStep) -> None:
+def remember(replay: PrioritizedReplay, action: np.ndarray, step: Step) -> None:
     """Put a step of all lanes into the replay; a lane whose episode was dropped begins anew."""
     if not step.dropped:
         replay.add(step.frame, action, step.reward, step.terminated, step.truncated)

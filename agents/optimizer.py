@@ -61,7 +61,7 @@ class Adam(torch.optim.Adam):
                 parameter.grad = None
 
 
-def limit(parameters: Iterable[Tensor], most: float, *, ask: bool) -> None:
+def clip_grad_norm(parameters: Iterable[Tensor], most: float, *, ask: bool) -> None:
     """Scale all gradients together where their norm exceeds `most` (Pascanu et al. 2013).
 
     As torch's `clip_grad_norm_`, which multiplies even where there is nothing to do; `ask` spares

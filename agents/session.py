@@ -14,11 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from agents import checkpoint
+from agents.agent import Agent
 from agents.config import TrainConfig
 from agents.errors import StorageError
 from agents.evaluate import counted, evaluation_epsilon, lanes, summary
 from agents.log import Logger
-from agents.loop import Agent, Tick, evaluate, observation_field, train
+from agents.loop import Tick, evaluate, observation_field, train
 from agents.player import Player
 from agents.precision import flushing
 from agents.process import locked, stoppable, write_text
@@ -307,7 +308,7 @@ class Session:
         observation = (replay.recent if isinstance(replay, FeatureReplay) else replay).latest()
         draw = np.random.default_rng(0)  # of its own, which leaves training's alone
         best = self.agent.act(observation, explore=False, explorer=draw)
-        paint = Painter(self.agent, self.env.actions.names, camera)
+        paint = Painter(self.agent, self.env.actions, camera)
         log.image(self.step, "grad_cam", paint(observation, best, shown(observation, spec, camera)))
 
     def _describe(self) -> str:

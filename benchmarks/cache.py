@@ -19,7 +19,7 @@ from statistics import median
 import numpy as np
 
 from agents.dqn import DQN
-from agents.graph import Step
+from agents.graph import Learner
 from benchmarks.harness import OURS, Row, interleave, report
 from configs.dqn import DQNConfig
 from replay import FeatureReplay, Field, PrioritizedReplay
@@ -77,7 +77,9 @@ def measure(name: str, capacity: int, batch: int, repeats: int) -> list[Row]:
     ]
     cases: dict[str, dict[str, Callable[[], object]]] = {
         "step": {kind: step(*both) for kind, both in systems.items()},
-        "update": {kind: Step(agent, replay, batch) for kind, (replay, agent) in systems.items()},
+        "update": {
+            kind: Learner(agent, replay, batch) for kind, (replay, agent) in systems.items()
+        },
     }
     for case, runs in cases.items():
         seconds = interleave(runs, repeats)

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import psutil
 
 from agents.live import Live
@@ -63,12 +64,14 @@ def nature() -> Player:
 
     from agents.dqn import DQN
     from configs.dqn import DQNConfig
+    from envs.actions import actions
     from replay import Field
 
     torch.set_num_threads(1)
     agent = DQN(DQNConfig(encoder="nature", encoder_width=1.0, hidden=512, noisy=False,
                           distributional=False, dueling=False), (4, 84, 84), 4)  # fmt: skip
-    return Player(agent, Field((1, 84, 84), "uint8", 4), atari=True)
+    taken = actions(gymnasium.spaces.Discrete(4), "Breakout")
+    return Player(agent, Field((1, 84, 84), "uint8", 4), taken, atari=True)
 
 
 def live(

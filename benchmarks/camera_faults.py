@@ -26,10 +26,10 @@ from rich.table import Table
 from agents.live import Live
 from agents.live_config import LiveConfig
 from agents.player import Player
+from benchmarks.stream import Stream
 from envs.actions import actions
 from envs.camera import View, open_camera, open_sink
 from envs.camera.actions import ActionPort, Inbox
-from tests.stream import Stream
 
 RATE, STALE, FROZEN = 20, 0.5, 1.0
 """Actions a second, and the seconds after which a feed is lost, or frozen."""
@@ -80,15 +80,16 @@ class Noted:
 def pictures(fault: str) -> Iterator[Case]:
     """A stream that sends something else."""
     with Stream(rate=30) as stream:
-        yield Case(stream.url, *(partial(setattr, stream, "fault", kind) for kind in (fault, "")))
+        begin, end = (partial(setattr, stream, "fault", kind) for kind in (fault, ""))
+        yield Case(stream.url, begin, end)
 
 
 @contextmanager
 def pace(factor: float) -> Iterator[Case]:
     """A stream that is too fast, or too slow."""
     with Stream(rate=30) as stream:
-        rates = 30 * factor, 30
-        yield Case(stream.url, *(partial(setattr, stream, "rate", rate) for rate in rates))
+        begin, end = (partial(setattr, stream, "rate", rate) for rate in (30 * factor, 30))
+        yield Case(stream.url, begin, end)
 
 
 @contextmanager

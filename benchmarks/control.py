@@ -156,12 +156,14 @@ def parts(folder: Path, rounds: int, threads: int) -> list[Row]:
     _, error = agent.update(batch)
 
     def policy() -> None:
-        agent._improve(observation, agent.online.see(observation))
+        agent._update_actor(observation, agent.online.see(observation))
 
     cases: dict[str, Callable[[], object]] = {
         "sample": lambda: replay.sample(size, 1.0),
         "priorities": lambda: replay.update(batch.index, error),
-        "target": lambda: agent._target(batch.next_observation, batch.reward, batch.discount),
+        "target": lambda: agent._target(
+            batch.next_observation, batch, agent._smoothing(batch.action)
+        ),
         "actor, every second update": policy,
         "moving targets, every second update": lambda: agent._follow(0.005),
         "learn, mean of both kinds": lambda: (agent.update(batch), agent.update(batch)),

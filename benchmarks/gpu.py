@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from agents.build import build_agent, build_replay
 from agents.config import TrainConfig, resolve
 from agents.dqn import DQN
-from agents.graph import Step
+from agents.graph import Learner
 from agents.loop import evaluate, train
 from benchmarks.harness import OURS, Row, report
 from benchmarks.replay import BATCHES, torchrl
@@ -33,6 +34,7 @@ from envs import make
 from replay import Field, PrioritizedReplay
 from replay.device import reason
 
+Precision = Literal["fp32", "tf32", "bf16"]
 ATARI = Field((1, 84, 84), "uint8", 4)
 SHAPE = (4, 84, 84)
 LANES = 64
@@ -70,7 +72,7 @@ def filled(capacity: int, scale: Scale, seed: int = 0) -> PrioritizedReplay:
         capacity, ATARI, lanes=LANES, n_step=3, alpha=0.5, seed=seed, device=scale.device,
         backend="auto" if scale.cuda else "torch",
     )  # fmt: skip
-    store = replay.store
+    store: Any = replay.store
     size = store.rows * store.lanes
     generator = np.random.default_rng(seed)
     priority = np.abs(generator.normal(size=size)).astype(np.float32) + np.float32(1e-6)
@@ -83,7 +85,7 @@ def filled(capacity: int, scale: Scale, seed: int = 0) -> PrioritizedReplay:
     return replay
 
 
-def agent(batch: int, scale: Scale, precision: str = "fp32", seed: int = 1) -> DQN:
+def agent(batch: int, scale: Scale, precision: Precision = "fp32", seed: int = 1) -> DQN:
     config = DQNConfig(batch_size=batch, precision=precision, encoder_width=scale.width)
     made = DQN(config, SHAPE, 4, device=scale.device, seed=seed)
     made.beta = 0.6
@@ -131,19 +133,20 @@ def equality(scale: Scale) -> Iterator[Row]:
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
-        for name, options in (("dqn", {}), ("rainbow", {"noisy": True, "distributional": True})):
+        plain = DQNConfig(precision="fp32", encoder_width=scale.width)
+        rainbow = replace(plain, noisy=True, distributional=True)
+        for name, config in (("dqn", plain), ("rainbow", rainbow)):
             made, replays = [], []
             for captured in (True, False):
-                config = DQNConfig(precision="fp32", encoder_width=scale.width, **options)
                 learner = DQN(config, SHAPE, 4, device=scale.device, seed=3)
                 replay = filled(1 << 14, scale)
-                step = Step(learner, replay, 32, graph=captured and scale.cuda)
+                step = Learner(learner, replay, 32, graph=captured and scale.cuda)
                 for turn in range(20):
                     learner.beta = 0.4 + turn / 40
                     step()
                 made.append(torch.cat([p.detach().flatten() for p in learner.online.parameters()]))
                 replays.append(replay.store.priorities())
-            same = torch.equal(*made) and np.array_equal(*replays)
+            same = torch.equal(made[0], made[1]) and np.array_equal(replays[0], replays[1])
             yield Row(f"graph equals eager, {name}, fp32, 20 updates", OURS, float(same), "1 = yes")
     finally:
         torch.backends.cudnn.deterministic = deterministic
@@ -190,7 +193,7 @@ def peer(scale: Scale) -> Iterator[Row]:
 def updates(scale: Scale) -> Iterator[Row]:
     """Learner steps a second with the default agent on the Nature network, compiled ones last."""
     replay = filled(scale.capacities[0], scale)
-    precisions = ("fp32", "tf32", "bf16") if scale.cuda else ("fp32",)
+    precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16") if scale.cuda else ("fp32",)
     asked = [(b, p, kind) for b in (32, 256) for p in precisions for kind in ("eager", "graph")]
     asked += [(b, p, "compiled graph") for b in (32, 256) for p in reversed(precisions)]
     asked += [(b, "fp32", "compiled") for b in (32, 256)]
@@ -203,7 +206,7 @@ def updates(scale: Scale) -> Iterator[Row]:
                 continue
             torch._dynamo.reset()  # or the kinds before count towards its limit
             learner.compile()
-        step = Step(learner, replay, batch, graph="graph" in kind and scale.cuda)
+        step = Learner(learner, replay, batch, graph="graph" in kind and scale.cuda)
         for _ in range(10):
             step()
         scale.wait()
@@ -229,7 +232,8 @@ def run(
         if chosen.run.compile:
             learner.compile()
         options = chosen.agent
-        replay = build_replay(chosen, env, learner, chosen.run.seed, notes := [])
+        notes: list[str] = []
+        replay = build_replay(chosen, env, learner, chosen.run.seed, notes)
         print(*notes, sep="\n", end="")
         replay.reset(env.reset())
         ticks = train(

@@ -24,7 +24,7 @@ import torch
 from agents.config import resolve
 from agents.ddpg import DDPG
 from agents.evaluate import summary
-from agents.graph import WARM, Step
+from agents.graph import WARM, Learner
 from agents.loop import evaluate
 from agents.start import create
 from benchmarks.harness import OURS, Row, report
@@ -70,10 +70,10 @@ def cases(quick: bool) -> dict[str, tuple[DDPGConfig, Field]]:
     }
 
 
-def step(config: DDPGConfig, field: Field, device: str, graph: bool) -> Step:
+def step(config: DDPGConfig, field: Field, device: str, graph: bool) -> Learner:
     """A learner's step on random data, always the same."""
     agent = DDPG(config, field.stacked_shape, ACTIONS, device=device, seed=1)
-    return Step(agent, filled(field, device, config.n_step), config.batch_size, graph=graph)
+    return Learner(agent, filled(field, device, config.n_step), config.batch_size, graph=graph)
 
 
 def updates(quick: bool, device: str) -> list[Row]:

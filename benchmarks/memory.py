@@ -40,7 +40,7 @@ def main() -> None:
         run = start.create("dqn", "default", chosen)
         replay, env = run.replay, run.env
         while len(replay) < options.capacity:
-            action = run.agent.act(replay.latest())  # type: ignore[arg-type]
+            action = run.agent.act(replay.latest())
             env.send(action)
             step = env.recv()
             for _ in range(TIMES):

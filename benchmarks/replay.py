@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +49,10 @@ def sightline() -> Step:
         replay.update(index, torch.from_numpy(errors(len(index))))
     given = {batch: torch.from_numpy(errors(batch)) for batch in BATCHES}
 
+    store: Any = replay.store
+
     def step(batch: int) -> None:
-        index, _ = replay.store.tree.draw(replay.store.generator.random(batch), BETA)
+        index, _ = store.tree.draw(store.generator.random(batch), BETA)
         replay.update(torch.from_numpy(index), given[batch])
 
     return step

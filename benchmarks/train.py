@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.harness import OURS, Row, Run, report
 
-SAME = {
+SAME: dict[str, Any] = {
     "preset": "nature",
     "num_envs": 16,
     "precision": "auto",

@@ -24,7 +24,7 @@ CELLS, PIXELS = 12, 4
 """The field's width and height in cells, and a cell's in pixels."""
 
 
-class Catch(gymnasium.Env[np.ndarray, int]):
+class Catch(gymnasium.Env[np.ndarray, np.int64]):
     """A ball falls, drifting, and a paddle three cells wide has to be under it.
 
     Observations are (48, 48, 3) uint8 pictures; actions are left, stay, right. The reward is 1 for
@@ -38,6 +38,7 @@ class Catch(gymnasium.Env[np.ndarray, int]):
         shape = (CELLS * PIXELS, CELLS * PIXELS, 3)
         self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(3)
+        self.drift = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -48,7 +49,7 @@ class Catch(gymnasium.Env[np.ndarray, int]):
         self._drop()
         return self.render(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the paddle by -1, 0 or 1 cells, and the ball one cell down."""
         self.paddle = int(np.clip(self.paddle + action - 1, 1, CELLS - 2))
         self.row += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -55,11 +56,12 @@ class Dense(nn.Module):
     def __init__(self, activation: str, initialisation: str) -> None:
         super().__init__()
         sizes = [SIZE * SIZE, *[UNITS] * DEPTH, len(CLASSES)]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        self.layers = nn.ModuleList(layers)
         self.activation = ACTIVATIONS[activation]
         initialise(self, "xavier")
         if initialisation == "standard":
-            for layer in self.layers:
+            for layer in layers:
                 bound = layer.in_features**-0.5
                 nn.init.uniform_(layer.weight, -bound, bound)
 
@@ -177,10 +179,10 @@ def main() -> None:
         (axes[0], "variance of activations", activations),
         (axes[1], "variance of gradients", gradients),
     ):
-        for (activation, way), values in found.items():
+        for (activation, way), runs in found.items():
             axis.plot(
                 range(1, DEPTH + 1),
-                np.mean(values, 0),
+                np.mean(runs, 0),
                 styles[way],
                 color=colours[activation],
                 label=f"{activation}, {way}",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from agents.checkpoint import load_tree, save_tree
 from agents.ddpg import DDPG, ActorCritic, critic_loss, smooth, td_target
 from agents.exploration import Held, Noise
-from agents.graph import Step
+from agents.graph import Learner
 from agents.heads import Layers
 from agents.polyak import Polyak
 from configs.ddpg import DDPGConfig
@@ -187,8 +187,8 @@ def test_the_actors_tanh_stays_where_it_slopes() -> None:
         steep.forward = lambda feature, action: action.sum(1, keepdim=True)  # type: ignore[method-assign]
         observation = torch.randn(64, 5)
         for _ in range(300):
-            made._improve(observation, made.online.see(observation))
-        lean[penalty] = made.online.lean(observation).detach()
+            made._update_actor(observation, made.online.see(observation))
+        lean[penalty] = made.online.preactivation(observation).detach()
     assert lean[0.0].min() > 3
     torch.testing.assert_close(1 - lean[0.1].tanh() ** 2, 0.2 * lean[0.1], atol=0.03, rtol=0)
 
@@ -462,7 +462,7 @@ STEPS = [{"policy_every": 2, "twin": True}, {**PIXELS, "random_shift": 2, "targe
 def test_a_step_is_its_parts(switches: dict[str, Any]) -> None:
     one, other = agent(switches), agent(switches)
     ours, theirs = filled(shape_of(switches)), filled(shape_of(switches))
-    step = Step(one, ours, 8)
+    step = Learner(one, ours, 8)
     for _ in range(5):
         metrics = step()
         drawn = theirs.sample(8, other.beta)
@@ -478,7 +478,7 @@ def test_a_step_is_its_parts(switches: dict[str, Any]) -> None:
 @pytest.mark.parametrize("switches", STEPS)
 def test_nothing_in_a_step_waits(switches: dict[str, Any]) -> None:
     made = agent(switches)
-    step = Step(made, filled(shape_of(switches), backend="torch"), 8)
+    step = Learner(made, filled(shape_of(switches), backend="torch"), 8)
     for _ in range(2):  # both courses: the optimisers' states are made
         step()
     with NoSync():
@@ -494,7 +494,7 @@ def test_graphs_equal_eager(switches: dict[str, Any], monkeypatch: pytest.Monkey
     one, other = agent(switches, device="cuda"), agent(switches, device="cuda")
     ours = filled(shape_of(switches), device="cuda")
     theirs = filled(shape_of(switches), device="cuda")
-    graph, eager = Step(one, ours, 8), Step(other, theirs, 8, graph=False)
+    graph, eager = Learner(one, ours, 8), Learner(other, theirs, 8, graph=False)
     for turn in range(16):
         if turn == 12:
             torch.cuda.set_sync_debug_mode("error")

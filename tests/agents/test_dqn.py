@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.checkpoint import load_tree, save_tree
-from agents.dqn import DQN, QNetwork, project, td_loss, td_target
+from agents.dqn import DQN, QNetwork, categorical_loss, project, td_loss, td_target
 from agents.noisy import NoisyLinear, resample, silence
 from agents.rmsprop import CentredRMSprop
 from configs.dqn import DQNConfig
@@ -177,6 +178,15 @@ def test_error_is_target_minus_value_and_weight_scales_the_loss() -> None:
     loss = (data.weight * nn.functional.huber_loss(expected, expected * 0, reduction="none")).mean()
     torch.testing.assert_close(metrics["loss"], loss)
     assert not error.requires_grad and not metrics["loss"].requires_grad
+
+
+def test_categorical_loss_by_hand() -> None:
+    """Logits of 1/2 and 1/2 against 1/4 and 3/4; the divergence of a distribution from itself."""
+    target = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
+    loss, divergence = categorical_loss(torch.zeros(2, 2), target)
+    assert loss.tolist() == pytest.approx([math.log(2), math.log(2)])
+    gap = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    assert divergence.tolist() == pytest.approx([gap, 0.0], abs=1e-6)
 
 
 def test_the_distributions_error_is_the_divergence() -> None:

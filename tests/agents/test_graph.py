@@ -11,8 +11,8 @@ import torch
 
 from agents import dqn
 from agents.dqn import DQN, pick
-from agents.graph import Forward, Step
-from agents.optimizer import limit
+from agents.graph import Forward, Learner
+from agents.optimizer import clip_grad_norm
 from configs.dqn import DQNConfig
 from replay import Field, PrioritizedReplay
 from tests.replay.test_kernels import NoSync
@@ -61,7 +61,7 @@ def parameters(agent: DQN) -> torch.Tensor:
 def test_a_step_is_its_parts(switches: dict[str, Any]) -> None:
     one, other = agent(switches), agent(switches)
     ours, theirs = filled(), filled()
-    step = Step(one, ours, 8)
+    step = Learner(one, ours, 8)
     assert not step.captures
     for turn in range(7):
         one.beta = other.beta = 0.4 + turn / 10
@@ -79,9 +79,11 @@ def test_a_step_is_its_parts(switches: dict[str, Any]) -> None:
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_nothing_in_a_step_waits(switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole of it, on the replay of tensors that a device would have."""
-    monkeypatch.setattr(dqn, "limit", lambda own, most, ask: limit(own, most, ask=False))
+    monkeypatch.setattr(
+        dqn, "clip_grad_norm", lambda own, most, ask: clip_grad_norm(own, most, ask=False)
+    )
     learner = agent(switches)
-    step = Step(learner, filled(backend="torch"), 8)
+    step = Learner(learner, filled(backend="torch"), 8)
     step()  # the optimiser's state is made, and the replay seen to be ready
     with NoSync():
         for _ in range(4):
@@ -98,7 +100,7 @@ def test_pick_takes_each_rows_action() -> None:
 
 def test_a_graph_needs_a_gpu() -> None:
     with pytest.raises(ValueError, match="agent and replay on one CUDA device; the agent lives on"):
-        Step(agent({}), filled(), 8, graph=True)
+        Learner(agent({}), filled(), 8, graph=True)
 
 
 def test_forward_is_the_function_itself_on_the_cpu() -> None:
@@ -143,7 +145,7 @@ def test_graph_equals_eager(switches: dict[str, Any], monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     one, other = agent(switches, "cuda"), agent(switches, "cuda")
     ours, theirs = filled(device="cuda"), filled(device="cuda")
-    graph, eager = Step(one, ours, 8), Step(other, theirs, 8, graph=False)
+    graph, eager = Learner(one, ours, 8), Learner(other, theirs, 8, graph=False)
     assert graph.captures
     for turn in range(12):
         one.beta = other.beta = 0.4 + turn / 20

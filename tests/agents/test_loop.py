@@ -28,6 +28,7 @@ class Recorder:
     report = ""
     beta = 1.0
     course = 0
+    updates = 0
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
@@ -48,11 +49,9 @@ class Recorder:
         self.seen.append(observation.clone())
         return self.random.integers(0, 3, len(observation))
 
-    def learn(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         self.batches.append(batch)
         return {"loss": torch.zeros(())}, torch.from_numpy(self.random.random(len(batch.reward)))
-
-    def advance(self) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
         return {}

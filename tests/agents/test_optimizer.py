@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.optimizer import Adam, limit, take_up
+from agents.optimizer import Adam, clip_grad_norm, take_up
 
 
 @pytest.mark.parametrize("ask", [True, False])
@@ -19,7 +19,7 @@ def test_limit_is_torchs_clipping(scale: float, ask: bool) -> None:
     for a, b in list(zip(ours, theirs, strict=True))[:2]:  # the last has no gradient
         a.grad = torch.randn_like(a) * scale
         b.grad = a.grad.clone()
-    limit(ours, 10.0, ask=ask)
+    clip_grad_norm(ours, 10.0, ask=ask)
     nn.utils.clip_grad_norm_(theirs, 10.0)
     for a, b in list(zip(ours, theirs, strict=True))[:2]:
         assert a.grad is not None and b.grad is not None

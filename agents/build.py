@@ -90,6 +90,8 @@ def build_replay(
         n_step=chosen.agent.n_step,
         gamma=chosen.agent.gamma,
         alpha=chosen.agent.priority_alpha,
+        prioritization=chosen.agent.prioritization,
+        weights=chosen.agent.priority_weights,
         seed=seed,
     )
     where = chosen.run.replay_device

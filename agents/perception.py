@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from configs.encoder import EncoderConfig
 from replay.types import Observation, Shape
-from vision import build_encoder, find, freeze, initialise, load_weights, parameter_groups
-from vision.encoder import Encoder
+from vision import build_encoder, freeze, initialise, load_weights, parameter_groups
+from vision.encoder import Encoder, options_for_weights
 from vision.joint import JointEncoder
 
 Eyes = Encoder | JointEncoder
@@ -31,14 +30,12 @@ def perceive(
     ValueError, in one line, for an option that this encoder doesn't have, and for a file that
     doesn't fit it; FileNotFoundError where there is none.
     """
-    known = inspect.signature(find(config.encoder)).parameters
     options: dict[str, Any] = {}
     for name in ("head", "norm", "normalize"):
         value = getattr(config, f"encoder_{name}")
         if value != "auto":
             options[name] = value
-        elif name == "normalize" and config.encoder_weights and name in known:
-            options[name] = "imagenet"
+    options = options_for_weights(config.encoder, config.encoder_weights, options)
     if config.encoder_share:
         if not isinstance(observation_shape, dict):
             raise ValueError("encoder_share is on, and observations have one part alone")

@@ -30,6 +30,10 @@ class LearnerConfig(EncoderConfig):
     """Exponent of the priorities (Schaul et al. 2016); 0 samples uniformly."""
     priority_beta: float = 0.4
     """Importance correction at the start; it rises to 1 over the run."""
+    prioritization: Literal["proportional", "rank"] = "proportional"
+    """Priorities by error^alpha or rank^-alpha among errors (Schaul et al. 2016, section 3.3)."""
+    priority_weights: Literal["batch", "global"] = "batch"
+    """Importance weights are over the greatest of the batch, or of the whole memory."""
     replay_capacity: int = 1_000_000
     """Transitions that the replay holds."""
     learning_starts: int = 10_000

@@ -19,8 +19,8 @@ from replay.ring import first_pending, open_slots
 from replay.ring_torch import to_leaf
 from replay.sorting import Sorting
 from replay.state import Ops, Step, words
-from replay.store import Array, Lanes, Sample
-from replay.types import Field
+from replay.store import Array, Lanes
+from replay.types import Batch, Field
 from replay.upload import Upload
 
 P = ParamSpec("P")
@@ -183,18 +183,9 @@ class DeviceStore:
         return self.ops.stacks(self.state, newest)
 
     @there
-    def sample(self, count: int, beta: float | Tensor, uniforms: Tensor | None = None) -> Sample:
+    def sample(self, count: int, beta: float | Tensor, uniforms: Tensor | None = None) -> Batch:
         """See `replay.store.Store`. `uniforms` (count,) float64 replace the generator's."""
-        drawn = self.ops.sample(self.state, count, self._scalar(beta), uniforms)
-        return Sample(
-            observation={name: stack[:count] for name, stack in drawn.stacks.items()},
-            next_observation={name: stack[count:] for name, stack in drawn.stacks.items()},
-            action=drawn.action,
-            reward=drawn.reward,
-            discount=drawn.discount,
-            weight=drawn.weight,
-            row=drawn.row,
-        )
+        return self.ops.sample(self.state, count, self._scalar(beta), uniforms)
 
     @there
     def update(self, row: Tensor, error: Tensor) -> None:

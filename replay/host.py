@@ -14,10 +14,10 @@ from replay import checks, memory
 from replay.generators import generator_from
 from replay.ring import Ring, Slots
 from replay.sorting import Sorting
-from replay.store import Array, Lanes, Sample
+from replay.store import Array, Lanes
 from replay.tree import BLOCK, TINY, PriorityTree
 from replay.tree_least import LeastTree
-from replay.types import Field
+from replay.types import Batch, Field
 
 
 @njit(
@@ -133,21 +133,22 @@ class HostStore:
     def latest(self) -> dict[str, Tensor]:
         return self.ring.stacks(self.ring.newest())
 
-    def sample(self, count: int, beta: float | Tensor) -> Sample:
-        beta = checks.share("beta", float(beta))
+    def sample(self, count: int, beta: float | Tensor) -> Batch:
+        if isinstance(beta, Tensor):  # elsewhere nobody looks into it, for that would wait
+            beta = checks.share("beta", float(beta))
         slots, weight = self.tree.draw(self.generator.random(count), beta)
         if self.least is not None:
             ratio = self.least.least / float(self.tree.leaves[slots].min())
             weight = np.maximum(weight * np.float32(ratio**beta), TINY)
         rows = self.ring.follow(slots)
-        return Sample(
+        return Batch(
             observation=self.ring.stacks(slots),
             next_observation=self.ring.stacks(rows.bootstrap),
             action=self.ring.actions_at(rows.after),
             reward=torch.from_numpy(rows.reward),
             discount=torch.from_numpy(rows.discount),
             weight=torch.from_numpy(weight),
-            row=torch.from_numpy(rows.row),
+            index=torch.from_numpy(rows.row),
         )
 
     def update(self, row: Tensor, error: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -211,16 +212,11 @@ class PrioritizedReplay:
                     f"none of the {len(self)} frames can start a transition yet; add at least "
                     f"{self.store.n_step} steps, or the end of an episode, first"
                 )
-            drawn = self.store.sample(batch_size, beta)
-        return Batch(
-            observation=self._plain(drawn.observation),
-            action=drawn.action,
-            reward=drawn.reward,
-            discount=drawn.discount,
-            next_observation=self._plain(drawn.next_observation),
-            weight=drawn.weight,
-            index=drawn.row,
-        )
+            batch = self.store.sample(batch_size, beta)
+        if not self.single:
+            return batch
+        seen, following = self._plain(batch.observation), self._plain(batch.next_observation)
+        return replace(batch, observation=seen, next_observation=following)
 
     def update(self, index: Tensor, error: Tensor) -> None:
         """Give the rows `index` (N,) int64 of a batch the priorities |`error`| + eps, (N,).
@@ -251,8 +247,9 @@ class PrioritizedReplay:
         with self._lock:
             snapshot.load(self, Path(folder))
 
-    def _plain(self, stacks: dict[str, torch.Tensor]) -> Observation:
-        return stacks["frame"] if self.single else stacks  # one Field goes without its name
+    def _plain(self, stacks: Observation) -> Observation:
+        """One Field goes without its name."""
+        return stacks["frame"] if self.single and isinstance(stacks, dict) else stacks
 
     def _chosen(self, lanes: Lanes) -> Slots:
         if lanes is None:

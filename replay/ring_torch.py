@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from replay.ring import OLDEST_AGE, TERMINATED, TRUNCATED
-from replay.state import Drawn, State, Step, dtype, words
+from replay.state import State, Step, dtype, halves, words
 from replay.tree_torch import TINY, TorchTree, put, strata
+from replay.types import Batch
 
 _LOW = 0xFFFFFFFF
 
@@ -70,7 +71,7 @@ class TorchOps:
 
     def sample(
         self, state: State, count: int, beta: Tensor, uniforms: Tensor | None = None
-    ) -> Drawn:
+    ) -> Batch:
         """See `replay.state.Ops`."""
         if uniforms is None:
             uniforms = philox(state.random, count)
@@ -97,13 +98,15 @@ class TorchOps:
             (count, *state.action.shape), dtype=dtype(state.action), device=state.device
         )
         words(action, count).copy_(state.actions[(slot + state.lanes) % state.size])
-        return Drawn(
-            stacks=self.stacks(state, torch.cat([slot, end])),
+        seen, following = halves(self.stacks(state, torch.cat([slot, end])), count)
+        return Batch(
+            observation=seen,
+            next_observation=following,
             action=action,
             reward=total.float(),
             discount=torch.where(last & TERMINATED != 0, 0.0, worth),
             weight=self.tree.weigh(leaf, beta),
-            row=torch.where(found < 0, -1, time * state.lanes + lane),
+            index=torch.where(found < 0, -1, time * state.lanes + lane),
         )
 
     def stacks(self, state: State, slots: Tensor) -> dict[str, Tensor]:

@@ -7,8 +7,9 @@ import triton
 from torch import Tensor
 
 from replay import kernels
-from replay.state import Drawn, State, Step, dtype, words
+from replay.state import State, Step, dtype, halves, words
 from replay.tree_triton import EXACT, TILE, TritonTree, chunk, grid
+from replay.types import Batch
 
 _LARGEST = 1024  # words that one program copies
 
@@ -45,7 +46,7 @@ class TritonOps:
 
     def sample(
         self, state: State, count: int, beta: Tensor, uniforms: Tensor | None = None
-    ) -> Drawn:
+    ) -> Batch:
         """See `replay.state.Ops`."""
         device = state.device
         slots = torch.empty(2 * count, dtype=torch.int64, device=device)
@@ -68,7 +69,8 @@ class TritonOps:
                 state, name, slots, (leaf, beta, weight, count),
                 weigh=number == 0, advance=number == 0 and uniforms is None,
             )  # fmt: skip
-        return Drawn(stacks, action, reward, discount, weight, row)
+        seen, following = halves(stacks, count)
+        return Batch(seen, action, reward, discount, following, weight, row)
 
     def stacks(self, state: State, slots: Tensor) -> dict[str, Tensor]:
         """See `replay.state.Ops`."""

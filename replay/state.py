@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replay.types import Field
+from replay.types import Batch, Field
 
 _WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)  # widest first
 
@@ -49,17 +49,6 @@ class Step(NamedTuple):
     reward: Tensor  # (N,) float32
     terminated: Tensor  # (N,) uint8
     truncated: Tensor  # (N,) uint8
-
-
-class Drawn(NamedTuple):
-    """B transitions, on the device; next observations lie behind the observations."""
-
-    stacks: dict[str, Tensor]  # (2 * B, *stacked_shape)
-    action: Tensor  # (B, *shape)
-    reward: Tensor  # (B,) float32
-    discount: Tensor  # (B,) float32
-    weight: Tensor  # (B,) float32
-    row: Tensor  # (B,) int64
 
 
 @dataclass
@@ -119,7 +108,7 @@ class Ops(Protocol):
 
     def sample(
         self, state: State, count: int, beta: Tensor, uniforms: Tensor | None = None
-    ) -> Drawn:
+    ) -> Batch:
         """Draw `count` transitions; `beta` (1,) float64; uniforms (count,) float64 if given."""
 
     def stacks(self, state: State, slots: Tensor) -> dict[str, Tensor]:
@@ -182,6 +171,12 @@ def build(
         random=torch.tensor([seed, 0], dtype=torch.int64, device=device),
         table=zeros(size if ranked else 1, torch.float32),
     )
+
+
+def halves(stacks: dict[str, Tensor], count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The first `count` of each, and the rest."""
+    first = {name: stack[:count] for name, stack in stacks.items()}
+    return first, {name: stack[count:] for name, stack in stacks.items()}
 
 
 def dtype(field: Field) -> torch.dtype:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replay.types import Field
+from replay.types import Batch, Field
 
 Array = NDArray[Any]
 Lanes = NDArray[np.int64]
-
-
-class Sample(NamedTuple):
-    """B transitions, as `replay.types.Batch` describes them; observations by field."""
-
-    observation: dict[str, Tensor]
-    next_observation: dict[str, Tensor]
-    action: Tensor
-    reward: Tensor
-    discount: Tensor
-    weight: Tensor
-    row: Tensor
 
 
 class Store(Protocol):
@@ -74,8 +62,11 @@ class Store(Protocol):
     def latest(self) -> dict[str, Tensor]:
         """Observations (lanes, *stacked_shape) that end at each lane's newest frame."""
 
-    def sample(self, count: int, beta: float | Tensor) -> Sample:
-        """Draw `count` transitions in proportion to their leaves, one from each stratum."""
+    def sample(self, count: int, beta: float | Tensor) -> Batch:
+        """Draw `count` transitions in proportion to their leaves, one from each stratum.
+
+        Observations are dicts by field.
+        """
 
     def update(self, row: Tensor, error: Tensor) -> None:
         """Give the rows (N,) int64 new priorities by their errors (N,)."""

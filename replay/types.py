@@ -86,6 +86,7 @@ class Batch:
     discount          (B,) float32: gamma^m * (1 - terminated)
     next_observation  like observation, m steps later
     weight            (B,) float32 in (0, 1]: importance weights, the greatest is 1
+                      (with global weights the greatest in the whole memory)
     index             (B,) int64: row ids, to hand back to `update` with the errors
     """
 

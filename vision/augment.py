@@ -11,7 +11,8 @@ from torch import Tensor
 def random_shift(image: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     """Each image of (B, C, H, W) moved by up to ±pixels along both axes, its edges repeated.
 
-    Yarats et al. 2021, section 4.1: pad by repetition, crop at random; whole pixels, as there.
+    Yarats et al. 2021, section 4.1: pad by repetition, crop at random; whole pixels, 0 or more, as
+    there. The generator is of the images' device; returns a copy of their shape and dtype.
     """
     size, _, height, width = image.shape
     draw = torch.randint(

@@ -6,13 +6,13 @@ An encoder is built for one observation shape and says what comes out of it:
     channels      channels of each feature map, from the shallowest
     strides       pixels of the observation per pixel of each feature map
 
-Images arrive as uint8 (B, C, H, W) and are cast and scaled to [0, 1] on their device, here and
-nowhere else; float images must already lie in that range. Vectors arrive as (B, D).
+Images arrive as uint8 (B, C, H, W); the encoder casts and scales them to [0, 1] on their device, by
+`prepare` or, as bytes, in its first convolution (`vision.blocks.ByteConv`). Float images must
+already lie in that range. Vectors arrive as (B, D), of which uint8 is scaled too.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vision.blocks import ByteConv, arithmetic
 from vision.heads import build_head
-from vision.registry import find
+from vision.registry import choose, find
 from vision.train import Freezable
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 
 class Encoder(Freezable):
-    """Base of all encoders; a subclass sets the four attributes and defines `feature_maps`.
+    """Base of all encoders; a subclass sets `channels` and `strides`, and defines `feature_maps`.
 
-    `head` makes the feature vector of the last map; it flattens unless `set_head` puts another.
+    It sets `feature_dim` too, or calls `set_head`, which does. `head` makes the feature vector of
+    the last map; it flattens unless `set_head` puts another.
     """
 
     observation_shape: tuple[int, ...]
@@ -237,16 +238,25 @@ def build_encoder(
         from vision.joint import JointEncoder
 
         return JointEncoder(name, observation_shape, width, **options)
-    build = find(name)
-    known = [p for p in inspect.signature(build).parameters if p != "observation_shape"]
+    known = _options(name)
     for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean {near[0]!r}? Its" if near else "its"
-            raise ValueError(
-                f"the encoder {name!r} has no option {option!r}; {hint} options: {', '.join(known)}"
-            )
-    return build(observation_shape, width=width, **options)
+        choose(f"the encoder {name!r} has no option", option, known)
+    return find(name)(observation_shape, width=width, **options)
+
+
+def options_for_weights(name: str, weights: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` for `build_encoder`, completed for an encoder that `weights` go into, if any.
+
+    The files' networks learned from images normalised by ImageNet's statistics, so these are too
+    where the encoder called `name` can do so and `options` don't say.
+    """
+    if weights and "normalize" in _options(name):
+        return {"normalize": "imagenet"} | options
+    return options
+
+
+def _options(name: str) -> list[str]:
+    return [p for p in inspect.signature(find(name)).parameters if p != "observation_shape"]
 
 
 def check_width(width: float) -> None:

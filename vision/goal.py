@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from vision.encoder import build_encoder
-from vision.registry import find
+from vision.encoder import build_encoder, options_for_weights
 from vision.weights import load_weights
 
 
@@ -46,9 +44,7 @@ class GoalReward:
         picture = _read(goal) if isinstance(goal, str | Path) else np.asarray(goal)
         self._shape, self._cells, self._scale = picture.shape, cells, scale
         image = self._image(picture)
-        options: dict[str, Any] = {}
-        if weights is not None and "normalize" in inspect.signature(find(encoder)).parameters:
-            options["normalize"] = "imagenet"  # as the files' networks were trained
+        options = options_for_weights(encoder, weights, {})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._encoder = build_encoder(encoder, tuple(image.shape[1:]), width, **options)

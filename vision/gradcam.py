@@ -51,10 +51,13 @@ def grad_cam(
                 f"the layer {_name(module, layer)} ran {len(maps)} times in one forward pass; "
                 "Grad-CAM needs one that runs once"
             )
-        (gradient,) = _gradient(score, maps[0], f"the layer {_name(module, layer)}")
+        gradient = _gradient(score, maps[0], f"the layer {_name(module, layer)}")
     weight = gradient.float().mean((2, 3), keepdim=True)
     cam = (weight * maps[0].detach().float()).sum(1).relu()
-    return _upsample(cam, observation) if upsample else cam
+    if not upsample:
+        return cam
+    size = observation.shape[-2:]
+    return F.interpolate(cam[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def guided_backprop(module: nn.Module, observation: Tensor, target: Target = None) -> Tensor:
@@ -81,7 +84,7 @@ def input_gradient(module: nn.Module, observation: Tensor, target: Target = None
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     with _still(module):
         x = x.detach().clone().requires_grad_()
-        (gradient,) = _gradient(_score(module(x), target), x, "the observation")
+        gradient = _gradient(_score(module(x), target), x, "the observation")
     return gradient.float()
 
 
@@ -103,13 +106,6 @@ def guided_grad_cam(
             target = module(plain(observation)).argmax(1)
     cam = grad_cam(module, layer, observation, target, at=at, upsample=True)
     return cam[:, None] * guided_backprop(module, observation, target)
-
-
-def normalised(cam: Tensor) -> Tensor:
-    """Each sample's values moved and scaled to [0, 1] for a picture; a constant becomes 0."""
-    flat = cam.flatten(1)
-    low, high = (v.view(-1, *[1] * (cam.dim() - 1)) for v in (flat.amin(1), flat.amax(1)))
-    return (cam - low) / (high - low).clamp_min(torch.finfo(cam.dtype).tiny)
 
 
 @contextmanager
@@ -217,14 +213,14 @@ def _score(output: Any, target: Target) -> Tensor:
     return output.gather(1, index.long().expand(size)[:, None]).sum()
 
 
-def _gradient(score: Tensor, of: Tensor, what: str) -> tuple[Tensor, ...]:
+def _gradient(score: Tensor, of: Tensor, what: str) -> Tensor:
     """d score / d `of`, without touching any parameter's gradient."""
     gradient = None
     if score.requires_grad:
         (gradient,) = torch.autograd.grad(score, of, allow_unused=True)
     if gradient is None:
         raise ValueError(f"the target doesn't depend on {what} by any differentiable way")
-    return (gradient,)
+    return gradient
 
 
 def plain(observation: Tensor) -> Tensor:
@@ -233,11 +229,6 @@ def plain(observation: Tensor) -> Tensor:
         return observation
     with torch.inference_mode(False):
         return observation.clone()
-
-
-def _upsample(cam: Tensor, observation: Tensor) -> Tensor:
-    size = observation.shape[-2:]
-    return F.interpolate(cam[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _name(module: nn.Module, layer: nn.Module) -> str:

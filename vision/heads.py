@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-
 import torch
 from torch import Tensor, nn
+
+from vision.registry import choose
 
 HEADS = ("flatten", "pool", "softmax")
 
@@ -53,18 +53,14 @@ def build_head(name: str, channels: int, rows: int, columns: int) -> tuple[nn.Mo
     name  flatten (every value), pool (each channel's mean), softmax (each channel's position)
     Raises ValueError for another name, and for softmax on a map of one position.
     """
+    choose("no head is called", name, HEADS)
     if name == "flatten":
         return nn.Flatten(), channels * rows * columns
     if name == "pool":
         return Pool(), channels
-    if name == "softmax" and rows * columns == 1:
+    if rows * columns == 1:
         raise ValueError(
             "the head softmax tells positions on the last map, which is 1x1 here; take larger "
             "images, or the head flatten or pool"
         )
-    if name == "softmax":
-        return SpatialSoftmax(rows, columns), 2 * channels
-    near = difflib.get_close_matches(str(name), HEADS, n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"no head is called {name!r}; did you mean {near!r}? Known: {', '.join(HEADS)}"
-    )
+    return SpatialSoftmax(rows, columns), 2 * channels

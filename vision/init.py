@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from torch import Tensor, nn
+
+from vision.registry import choose
 
 Fill = Callable[[Tensor], object]
 
@@ -82,10 +83,5 @@ def _find(name: str) -> tuple[Fill, Fill]:
                 f"the initialiser {name!r} needs a standard deviation above 0, as in normal:0.01"
             )
         return _normal(sigma), _normal(sigma)
-    if name not in INITIALISERS:
-        known = ["torch", *INITIALISERS, "normal:0.01"]
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"no initialiser is called {name!r}; did you mean {near!r}? Known: {', '.join(known)}"
-        )
-    return INITIALISERS[name]
+    known = ["torch", *INITIALISERS, "normal:0.01"]
+    return INITIALISERS[choose("no initialiser is called", name, known)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
@@ -57,10 +57,17 @@ def summary(name: str) -> str:
 
 def find(name: str) -> Callable[..., Encoder]:
     """What builds the encoder called `name`; ValueError names the nearest."""
-    known = names()
-    if name not in _ENCODERS:
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"no encoder is called {name!r}; did you mean {near!r}? Known: {', '.join(known)}"
-        )
-    return _ENCODERS[name]
+    return _ENCODERS[choose("no encoder is called", name, names())]
+
+
+def choose(what: str, value: str, known: Sequence[str]) -> str:
+    """`value`, which must be among the known names; ValueError names the nearest, and all.
+
+    what  how the error begins, such as "no head is called"
+    """
+    if value in known:
+        return value
+    # what has less in common only misleads
+    near = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]!r}? Known" if near else "known"
+    raise ValueError(f"{what} {value!r}; {hint}: {', '.join(known)}")

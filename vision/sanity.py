@@ -14,34 +14,26 @@ class Similarity(NamedTuple):
     """How much of the explanation is left after a layer's weights became random."""
 
     layer: str
-    """The layer's name; in a cascade, all after it are random too."""
+    """The layer's name; all after it are random too."""
     rank: float
     """Mean over samples of Spearman's rank correlation with the original, in [-1, 1]."""
-    absolute: float
-    """The same of the absolute values, which pictures of gradients show."""
     share: float = 1.0
     """Samples that had ranks to compare, of all."""
 
 
 def randomisation_test(
-    module: nn.Module,
-    explain: Callable[[nn.Module], Tensor],
-    *,
-    cascade: bool = True,
-    seed: int = 0,
+    module: nn.Module, explain: Callable[[nn.Module], Tensor], *, seed: int = 0
 ) -> list[Similarity]:
-    """Compare an explanation with those of the same network with random weights.
+    """Compare an explanation with those of the same network, made random from the output down.
 
     explain  from a network like `module` to maps (B, ...): it must look up the layer that it
              explains in its argument, e.g. by `get_submodule`
-    cascade  randomise from the output down to the input, keeping what is random already; False
-             randomises each layer alone
     seed     of the random weights; torch's generators are as before afterwards
 
-    Adebayo et al. 2018, sections 3.1 and 3.2. Weights are drawn anew as each layer's
-    `reset_parameters` does, else from a normal distribution of their own mean and deviation. An
-    explanation that stays similar doesn't depend on what those layers learned. `module` itself is
-    not altered. Samples with a constant map have no ranks and are left out; NaN if all have one.
+    Adebayo et al. 2018, section 3.1. Weights are drawn anew as each layer's `reset_parameters`
+    does, else from a normal distribution of their own mean and deviation. An explanation that stays
+    similar doesn't depend on what those layers learned. `module` itself is not altered. Samples
+    with a constant map have no ranks and are left out; NaN if all have one.
     """
     original = explain(module).detach()
     layers = [
@@ -54,14 +46,11 @@ def randomisation_test(
         torch.manual_seed(seed)
         random = copy.deepcopy(module)
         for name in reversed(layers):
-            if not cascade:
-                random = copy.deepcopy(module)
             randomise(random.get_submodule(name))
             found = explain(random).detach()
             ranks = rank_correlation(original, found)
-            absolute = float(rank_correlation(original.abs(), found.abs()).nanmean())
             share = float(ranks.isfinite().double().mean())
-            results.append(Similarity(name, float(ranks.nanmean()), absolute, share))
+            results.append(Similarity(name, float(ranks.nanmean()), share))
     return results
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from vision.encoder import build_encoder
+from vision.encoder import build_encoder, options_for_weights
 from vision.joint import JointEncoder
 from vision.train import freeze
 from vision.weights import load_weights
@@ -33,7 +33,8 @@ class EncoderExtractor(BaseFeaturesExtractor):
 
     name      of the encoder (`vision.names()`)
     width     scales its channels
-    weights   pretrained weights, as `vision.load_weights` takes them
+    weights   pretrained weights, as `vision.load_weights` takes them; images are then normalised as
+              ImageNet's, if `normalize` doesn't say otherwise
     frozen    hold the encoder as it is, statistics of BatchNorm included
     options   further arguments of that encoder: head, norm, normalize
 
@@ -54,6 +55,7 @@ class EncoderExtractor(BaseFeaturesExtractor):
         frozen: bool = False,
         **options: Any,
     ) -> None:
+        options = options_for_weights(name, weights, options)
         encoder = build_encoder(name, _shape(observation_space), width, **options)
         joint = isinstance(encoder, JointEncoder)
         for own in set(encoder.images.values()) if joint else (encoder,):

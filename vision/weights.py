@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vision.backbones.backbone import Backbone, BackboneEncoder, check_choice
+from vision.backbones.backbone import Backbone, BackboneEncoder
+from vision.registry import choose
 
 RULES = ("auto", "average", "tile")
 _PACKAGES = ("torchvision", "timm")
@@ -82,7 +83,7 @@ def load_weights(
     Raises FileNotFoundError, and ValueError in one line for a file that is none of these, is
     truncated, has another digest, or belongs to another network.
     """
-    check_choice("rule for the first convolution", first_conv, RULES)
+    choose("no rule for the first convolution is called", first_conv, RULES)
     package, colon, name = str(source).partition(":")
     if colon and package in _PACKAGES:
         if sha256 is not None:

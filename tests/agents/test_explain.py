@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from agents.dqn import DQN
-from agents.explain import coarseness, conclusion, explain, look, newest, sanity, still
+from agents.explain import Painter, coarseness, conclusion, explain, look, newest, sanity, still
 from agents.start import create
 from configs.dqn import DQNConfig
+from envs.actions import actions
 from vision import build_encoder
 from vision.sanity import Similarity
 
@@ -87,6 +89,31 @@ def test_bars_are_as_long_as_differences_where_a_span_is_given() -> None:
     assert length(4) > 50
 
 
+def test_a_painters_scale_fades_and_its_actions_are_the_environments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    beside: list[np.ndarray] = []
+    monkeypatch.setattr("agents.explain.still", lambda *drawn: seen.append(drawn[2:]))
+    monkeypatch.setattr("agents.explain.look", lambda *_: (np.zeros((1, 2, 2)), beside[-1][None]))
+    agent, image, picture = Any, torch.zeros(1), np.zeros((4, 4, 3), np.uint8)
+
+    paint = Painter(agent, actions(gymnasium.spaces.Discrete(2, start=3), "env"))  # type: ignore[arg-type]
+    for values in ((1.0, 5.0), (1.0, 2.0)):
+        beside.append(np.array(values))
+        paint(image, np.array([1]), picture)
+    assert [(chosen, names, span) for _, chosen, names, span in seen] == [
+        (1, ("3", "4"), 4), (1, ("3", "4"), pytest.approx(0.98 * 4))
+    ]  # fmt: skip
+
+    paint = Painter(agent, actions(gymnasium.spaces.Box(-2, 4, (2,)), "env"))  # type: ignore[arg-type]
+    beside.append(np.array([-1.0, 0.5]))
+    paint(image, beside[-1][None], picture)
+    own, chosen, names, span = seen[-1]
+    assert own.tolist() == [-2, 2.5] and (chosen, span) == (-1, 4.5)
+    assert names == ("action 0", "action 1")
+
+
 def test_the_newest_frame_as_a_picture() -> None:
     grey = torch.arange(4, dtype=torch.uint8).view(4, 1, 1).expand(4, 2, 2)
     assert (newest(grey, 4) == 3).all() and newest(grey, 4).shape == (2, 2, 3)
@@ -128,12 +155,12 @@ def test_the_check_of_randomised_weights(tmp_path: Path) -> None:
 def test_what_the_check_says_in_words() -> None:
     def said(value: float, first: float) -> str:
         ranks = {"value": value, "first": first, "encoder.convs.0": 0.0}
-        return conclusion([Similarity(layer, rank, rank) for layer, rank in ranks.items()])
+        return conclusion([Similarity(layer, rank) for layer, rank in ranks.items()])
 
     assert said(0.9, 0.12) == "0.12 is left once the heads are random: it shows what they learned"
     assert said(0.1, 0.8).startswith("0.80 is left with random heads: much of it doesn't show")
     assert said(0.1, float("nan")).startswith("no map to compare")
-    few = conclusion([Similarity("value", 0.1, 0.1, 0.25)])
+    few = conclusion([Similarity("value", 0.1, 0.25)])
     assert few == "25% of the observations have a map that isn't constant: too few to tell"
 
 

@@ -105,6 +105,19 @@ def test_resume_without_the_replay_fills_it_before_learning(tmp_path: Path) -> N
     resumed.close()
 
 
+def test_a_run_may_rank_its_errors(tmp_path: Path) -> None:
+    """And its leaves are what they were where it was saved and goes on."""
+    options = {"prioritization": "rank", "priority_weights": "global", "priority_alpha": 0.7}
+    run = start(tmp_path, **options, steps=400)
+    run.run(console=False)
+    run.close()
+    assert run.replay.store.ranked and run.replay.store.least is not None  # type: ignore[attr-defined]
+    resumed = begin.resume(run.run_dir, steps=600)
+    ours, theirs = (r.replay.store.tree.leaves for r in (run, resumed))  # type: ignore[attr-defined]
+    assert np.array_equal(np.sort(ours), np.sort(theirs)) and len(np.unique(ours)) > 20
+    resumed.close()
+
+
 def test_resume_refuses_an_end_that_is_past(tmp_path: Path) -> None:
     run = start(tmp_path, steps=400)
     run.run(console=False)
@@ -331,11 +344,11 @@ def test_a_value_is_held_to_the_preset_that_the_environment_chooses(tmp_path: Pa
 
 
 def test_films_never_take_anothers_name(tmp_path: Path) -> None:
-    from agents.evaluate import new_video
+    from agents.film import numbered
 
-    assert new_video(tmp_path).name == "001.mp4"
+    assert numbered(tmp_path / "videos", ".mp4").name == "001.mp4"
     (tmp_path / "videos" / "002.mp4").touch()
-    assert new_video(tmp_path).name == "003.mp4"
+    assert numbered(tmp_path / "videos", ".mp4").name == "003.mp4"
 
 
 def test_networks_beyond_memory_are_named(tmp_path: Path) -> None:

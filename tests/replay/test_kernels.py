@@ -245,7 +245,7 @@ def test_same_uniforms_same_sample_as_numba(where: dict[str, str]) -> None:
     slots, weight = host.store.tree.draw(uniforms, 0.6)
     rows = host.store.ring.follow(slots)
     drawn = ours.store.sample(29, 0.6, torch.from_numpy(uniforms).to(DEVICE))
-    assert np.array_equal(array(drawn.row), rows.row)
+    assert np.array_equal(array(drawn.index), rows.row)
     assert np.array_equal(array(drawn.reward), rows.reward)
     assert np.array_equal(array(drawn.discount), rows.discount)
     np.testing.assert_allclose(array(drawn.weight), weight, rtol=2e-7)

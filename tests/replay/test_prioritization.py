@@ -97,7 +97,7 @@ def test_backends_agree_on_every_option(where: dict[str, str], prioritization: s
     held = host.store.tree.leaves
     expected = (held[held > 0].min() / held[slots].astype(np.float64)) ** 0.6
     drawn = ours.store.sample(16, 0.6, torch.from_numpy(uniforms).to(DEVICE))
-    assert np.array_equal(array(drawn.row) % 80, slots)
+    assert np.array_equal(array(drawn.index) % 80, slots)
     np.testing.assert_allclose(array(drawn.weight), expected, rtol=1e-6)
 
 

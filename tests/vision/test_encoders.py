@@ -160,7 +160,10 @@ def test_an_encoder_is_its_classifiers_convolutions() -> None:
             lambda: vision.build_encoder("resnet18", IMAGE, hed="pool"),
             "'resnet18' has no option 'hed'; did you mean 'head'.* width, norm, head, normalize",
         ),
-        (lambda: vision.build_encoder("mlp", (4,), head="pool"), "'mlp' has no option 'head'"),
+        (
+            lambda: vision.build_encoder("mlp", (4,), head="pool"),
+            "'mlp' has no option 'head'; known: width",
+        ),
         (
             lambda: vision.build_encoder("nature", IMAGE, head="pooling"),
             "no head is called 'pooling'; did you mean 'pool'",

@@ -82,6 +82,27 @@ def test_weights_and_freezing(tmp_path: Any) -> None:
     assert made(torch.rand(2, 1, 36, 36)).shape == (2, made.features_dim)
 
 
+def test_pretrained_weights_see_pixels_as_in_training(tmp_path: Any) -> None:
+    from safetensors.torch import save_file
+
+    import vision
+
+    net = vision.resnet18(10, width=0.0625)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    x = torch.rand(2, 3, 36, 36)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normal = (x - mean[:, None, None]) / std[:, None, None]
+    pretrained = {"width": 0.0625, "weights": str(tmp_path / "net.safetensors")}
+    for options, expected in ((pretrained, normal), (pretrained | {"normalize": "none"}, x)):
+        made = EncoderExtractor(image, "resnet18", **options)
+        torch.testing.assert_close(made.encoder.prepare(x), expected)
+        joint = EncoderExtractor(spaces.Dict({"a": image}), "resnet18", **options)
+        torch.testing.assert_close(joint.encoder.images["a"].prepare(x), expected)
+    drawn = EncoderExtractor(image, "resnet18", width=0.0625)
+    assert torch.equal(drawn.encoder.prepare(x), x)
+
+
 def test_actor_critic_policies_leave_pretrained_weights_alone(tmp_path: Any) -> None:
     from safetensors.torch import save_file
 

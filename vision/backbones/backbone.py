@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import torch
 from torch import Tensor, nn
 
 from vision.encoder import Encoder, check_width, image_size
+from vision.registry import choose
 from vision.train import Freezable
 
 NORMS = ("batch", "group", "none")
@@ -76,7 +76,7 @@ class BackboneEncoder(Encoder):
         self.backbone = backbone
         self.channels, self.strides = backbone.channels, backbone.strides
         self.set_head(head, *(backbone.last_size(s) for s in observation_shape[1:]))
-        check_choice("normalisation", normalize, ("imagenet", "none"))
+        choose("no normalisation is called", normalize, ("imagenet", "none"))
         self.normalize = normalize == "imagenet"
         if self.normalize:
             count = observation_shape[0]
@@ -121,17 +121,8 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
         while groups > 1 and (channels % groups or channels // groups < 2):
             groups //= 2
         return GroupNorm(groups, channels)
-    check_choice("normalisation layer", kind, NORMS)
+    choose("no normalisation layer is called", kind, NORMS)
     return nn.Identity()
-
-
-def check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
-    """ValueError, naming the nearest, for a value that is not among the known."""
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"no {what} is called {value!r}; did you mean {near!r}? Known: {', '.join(known)}"
-        )
 
 
 def check_classifier(num_classes: int, in_channels: int, width: float) -> None:

@@ -19,6 +19,7 @@ class Residual(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape."""
         return x + self.second(torch.relu(self.first(torch.relu(x))))
 
 
@@ -31,6 +32,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(Residual(channels), Residual(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) -> (B, channels, ceil(H / 2), ceil(W / 2))."""
         return self.blocks(F.max_pool2d(self.conv(x), 3, stride=2, padding=1))
 
 

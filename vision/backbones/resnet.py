@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.backbones.backbone import (
-    NORMS,
     Backbone,
     BackboneEncoder,
-    check_choice,
     check_classifier,
     halved,
     norm_layer,
@@ -92,6 +90,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride))."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.downsample is not None:
@@ -122,6 +121,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride))."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -153,7 +153,6 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__()
         check_classifier(num_classes, in_channels, width)
-        check_choice("normalisation layer", norm, NORMS)
         self.in_channels, self.norm, self.configuration = in_channels, norm, configuration
         cifar = configuration.cifar
         stem, *sizes = (

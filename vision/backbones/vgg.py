@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.backbones.backbone import (
-    NORMS,
     Backbone,
     BackboneEncoder,
-    check_choice,
     check_classifier,
     halved,
     norm_layer,
@@ -67,7 +65,6 @@ class VGG(Backbone):
     ) -> None:
         super().__init__()
         check_classifier(num_classes, in_channels, width)
-        check_choice("normalisation layer", norm, NORMS)
         self.in_channels = in_channels
         self.channels = tuple(scale_channels(c, width) for c in CHANNELS)
         self.strides = (2, 4, 8, 16, 32)

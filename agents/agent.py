@@ -24,6 +24,10 @@ class Agent(Protocol):
     """Of the networks."""
     generator: torch.Generator
     """The random numbers of `update`, on that device."""
+    draws: bool
+    """Whether `update` draws any."""
+    graphs: bool
+    """Whether what it does on a CUDA device may be captured as graphs."""
     beta: float
     """Importance correction of the next sample, in [0, 1]."""
     updates: int

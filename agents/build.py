@@ -43,7 +43,13 @@ def build_agent(
     build = getattr(import_module(module), name)
     try:
         agent: Agent = build(
-            chosen.agent, shape, size, device=device, seed=seed, pretrained=pretrained
+            chosen.agent,
+            shape,
+            size,
+            device=device,
+            seed=seed,
+            pretrained=pretrained,
+            graphs=chosen.run.graphs,
         )
         return agent
     except RuntimeError as error:  # torch's out-of-memory errors; the CPU's has no type of its own

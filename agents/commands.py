@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agents.options import Parser, UsageError, add_config, flag, from_text, read
-from configs.loader import field_types
+from configs.loader import field_types, presets, summary, unknown
 
 if TYPE_CHECKING:
     from agents.session import Session
@@ -50,6 +50,11 @@ def do_train(words: list[str]) -> None:
         "Have torch compile the updates (default: the run's).",
         action=argparse.BooleanOptionalAction,
     )
+    parser.option(
+        "--graphs",
+        "On a CUDA GPU, capture acting and learning as graphs (default: the run's).",
+        action=argparse.BooleanOptionalAction,
+    )
     options = {word.partition("=")[0] for word in words}
     resumes = difflib.get_close_matches("--resume", options, cutoff=0.75)  # misspelt, too
     if not resumes and not {"-h", "--help"} & options:
@@ -61,8 +66,8 @@ def do_train(words: list[str]) -> None:
     device = from_text("--device", given["device"], DEVICES) if "device" in given else None
     from agents.start import resume
 
-    compiles = given.get("compile")
-    _run(resume(folder, steps, device=device, threads=threads, compile=compiles))
+    how = {name: given.get(name) for name in ("compile", "graphs")}
+    _run(resume(folder, steps, device=device, threads=threads, **how))
 
 
 def _refuse_fixed(words: list[str]) -> None:
@@ -74,12 +79,14 @@ def _refuse_fixed(words: list[str]) -> None:
     configs = (RunConfig, EnvConfig, *(lookup(name).config for name in _algorithms()))
     fixed = {flag(name) for config in configs for name in field_types(config)}
     fixed |= {option.replace("--", "--no-", 1) for option in fixed} | {"--preset"}
+    free = {"--steps", "--device", "--threads"}
+    free |= {f"--{no}{name}" for name in ("compile", "graphs") for no in ("", "no-")}
     for word in words:
         option = word.partition("=")[0]
-        if option in fixed - {"--steps", "--device", "--threads", "--compile", "--no-compile"}:
+        if option in fixed - free:
             raise UsageError(
                 f"{option} is of a new run: one that goes on keeps what it began with, but for "
-                "--steps, --device, --threads and --compile"
+                "--steps, --device, --threads, --compile and --graphs"
             )
 
 
@@ -99,7 +106,7 @@ def _train_new(algorithm: str, words: list[str]) -> None:
         f"Without --preset, an environment whose observations are {what} takes {other}: "
         f"agents train {algorithm} --preset {other} --help",
     )
-    known = ", ".join(_presets(algorithm))
+    known = ", ".join(presets(algorithm))
     parser.option("--preset", f"What the other options start from: {known}.", "NAME")
     add_config(parser, "run", RunConfig, shown.flat())
     add_config(parser, "environment", EnvConfig, shown.flat())
@@ -242,10 +249,8 @@ def do_list(words: list[str]) -> None:
     parser.add_argument("what", metavar="WHAT", help="What to list: " + ", ".join(kinds) + ".")
     what = parser.parse(words)["what"]
     if what == "presets":
-        from configs.loader import summary
-
         for algorithm in _algorithms():
-            for preset in _presets(algorithm):
+            for preset in presets(algorithm):
                 print(f"{algorithm}  {preset:12}  {summary(algorithm, preset)}")
     elif what == "envs":
         from envs.names import names
@@ -257,8 +262,6 @@ def do_list(words: list[str]) -> None:
         for name in vision.names():
             print(f"{name:12}  {vision.summary(name)}")
     else:
-        from configs.loader import unknown
-
         raise UsageError(unknown("list", what, kinds))
 
 
@@ -276,12 +279,6 @@ def _algorithms() -> list[str]:
     from agents.config import ALGORITHMS
 
     return list(ALGORITHMS)
-
-
-def _presets(algorithm: str) -> list[str]:
-    from configs.loader import presets
-
-    return presets(algorithm)
 
 
 def run_folder(text: str) -> Path:

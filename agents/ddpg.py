@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from agents.graph import Forward
 from agents.heads import Layers
 from agents.linear import settle
 from agents.modes import Training
-from agents.optimizer import Adam, take_up
+from agents.optimizer import Adam, take_up, take_up_generator
 from agents.perception import Eyes, arithmetic, features, learnable, perceive, see
 from agents.polyak import Polyak
 from agents.precision import computes_bf16
@@ -133,6 +134,12 @@ class Policy(nn.Module):
         return arithmetic(self.encoder, self.bf16)
 
 
+@torch.inference_mode()
+def policy(network: ActorCritic, observation: Observation) -> Tensor:
+    """Actions (B, A) in [-1, 1] for (B, *observation_shape)."""
+    return network.policy(observation)
+
+
 # ----------------------------------------------------------------------------------------- agent
 
 
@@ -143,6 +150,7 @@ class DDPG:
     action_size        actions are (A,) within [-1, 1]
     seed               of the initial weights, the exploration and the noise
     pretrained         read `encoder_weights`, where the config names any; `report` tells of them
+    graphs             on CUDA, capture acting and learning; see `agents.dqn.DQN`
     """
 
     def __init__(
@@ -154,6 +162,7 @@ class DDPG:
         device: str | torch.device = "cpu",
         seed: int = 0,
         pretrained: bool = True,
+        graphs: bool = True,
     ) -> None:
         check(config)
         of = observation_shape
@@ -196,7 +205,8 @@ class DDPG:
         self._training_actor = Training(self.actor_parts)
         self._follow = Polyak(self.target, online)
         self._shown_actor_loss = torch.zeros((), device=self.device)
-        self._policy = Forward(self._best)
+        self.draws, self.graphs = bool(config.target_noise or config.random_shift), graphs
+        self._policy = Forward(partial(policy, self.online), graphs)
         self.updates = 0
         self.beta = config.priority_beta
 
@@ -246,10 +256,6 @@ class DDPG:
             takes = draw.random((shape[0], 1)) < epsilon
             action = np.where(takes, draw.uniform(-1, 1, shape), action)
         return np.asarray(action, np.float32)
-
-    @torch.inference_mode()
-    def _best(self, observation: Observation) -> Tensor:
-        return self.online.policy(observation)
 
     @torch.inference_mode()
     def values(self, observation: Observation) -> Tensor:
@@ -386,7 +392,7 @@ class DDPG:
         self.target.load_state_dict(state["target"])
         take_up(self.actor_optimizer, state["actor_optimizer"])
         take_up(self.critic_optimizer, state["critic_optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        take_up_generator(self.generator, state["generator"])
         self.explorer.bit_generator.state = state["explorer"]
         self.exploration.load_state_dict(state)
         self._shown_actor_loss.copy_(state["actor_loss"])

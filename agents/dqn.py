@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from agents.graph import Forward
 from agents.linear import Linear, settle
 from agents.modes import Training
 from agents.noisy import NoisyLinear, resample, silence
-from agents.optimizer import Adam, clip_grad_norm, take_up
+from agents.optimizer import Adam, clip_grad_norm, take_up, take_up_generator
 from agents.perception import Eyes, features, learnable, perceive
 from agents.precision import computes_bf16
 from agents.rmsprop import CentredRMSprop
@@ -149,6 +150,12 @@ class QNetwork(nn.Module):
         return out if self.atoms == 1 else (out.softmax(2) * self.support).sum(2)
 
 
+@torch.inference_mode()
+def greedy(network: QNetwork, observation: Observation) -> Tensor:
+    """The actions (B,) int64 of the greatest value for (B, *observation_shape)."""
+    return network.q(network(observation)).argmax(1)
+
+
 # ----------------------------------------------------------------------------------------- agent
 
 
@@ -160,6 +167,8 @@ class DQN:
     num_actions        actions are 0 .. num_actions - 1
     seed               of the initial weights, the exploration and the noise
     pretrained         read `encoder_weights`, where the config names any; `report` tells of them
+    graphs             on CUDA, capture acting and learning; an encoder of your own that waits for
+                       the device, or branches on what is there, can't be
     """
 
     def __init__(
@@ -171,6 +180,7 @@ class DQN:
         device: str | torch.device = "cpu",
         seed: int = 0,
         pretrained: bool = True,
+        graphs: bool = True,
     ) -> None:
         check(config)
         self.config, self.num_actions = config, num_actions
@@ -186,7 +196,8 @@ class DQN:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.explorer = np.random.Generator(np.random.PCG64(seed))
         self.optimizer = _optimizer(config, self.online)
-        self._best = Forward(lambda observation: self.values(observation).argmax(1))
+        self.draws, self.graphs = config.noisy, graphs
+        self._best = Forward(partial(greedy, self.online), graphs)
         self.updates = 0
         self.epsilon = 0.0 if config.noisy else config.epsilon_start
         self.beta = config.priority_beta
@@ -336,7 +347,7 @@ class DQN:
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
         take_up(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        take_up_generator(self.generator, state["generator"])
         self.explorer.bit_generator.state = state["explorer"]
         self.updates = state["updates"]
 

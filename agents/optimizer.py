@@ -1,8 +1,9 @@
-"""Adam for small networks, gradients of bounded norm, and an optimiser's state taken up again."""
+"""Adam for small networks, gradients of bounded norm, and saved states taken up again."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -85,3 +86,14 @@ def take_up(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             if getattr(value, "shape", None) == parameter.shape:
                 # laid out in memory like the parameter: fused steps walk through both as they lie
                 own[name] = torch.empty_like(parameter).copy_(value)
+
+
+def take_up_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Set a generator to a state that may come from a device of another kind, whose numbers are
+    others: then that state seeds it, so that the same state always goes on in the same way."""
+    state = state.cpu()
+    if state.numel() == generator.get_state().numel():
+        generator.set_state(state)
+    else:
+        digest = hashlib.blake2b(state.numpy().tobytes(), digest_size=8).digest()
+        generator.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -25,18 +25,18 @@ def flushing() -> Iterator[None]:
 
 
 def computes_bf16(precision: str, device: torch.device) -> bool:
-    """Whether networks compute in bf16: as told, or where the processor has it.
+    """Whether networks compute in bf16: as told, or on a CPU that has it.
 
-    On a GPU this also says, for the whole process, whether float32 products may be rounded to TF32.
+    On a GPU `auto` is tf32, which is said for the whole process: an update of a small network is
+    bound by the number of its kernels there, and bf16 adds a conversion to each parameter's use.
     Raises ValueError for tf32 elsewhere.
     """
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    elif precision == "tf32":
+        torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "auto")
+        torch.backends.cudnn.allow_tf32 = precision in ("tf32", "auto")
+        return precision == "bf16"
+    if precision == "tf32":
         raise ValueError(f"precision is tf32, which the {device} doesn't have; use auto or bf16")
     if precision != "auto":
         return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()

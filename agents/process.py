@@ -14,8 +14,8 @@ from pathlib import Path
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory instead of handing it back after each update.
 
-    Otherwise every update faults its tensors' pages in anew (benchmarks/train.py measures what
-    that costs). Elsewhere than on glibc nothing is done.
+    Otherwise every update faults its tensors' pages in anew. Elsewhere than on glibc nothing is
+    done.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -26,7 +26,7 @@ from agents.precision import flushing
 from agents.process import keep_freed_memory, locked
 from agents.rig import keep_view, single
 from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
-from configs import load_preset
+from configs.loader import load_preset
 from envs import EnvFault, make
 from envs.config import EnvConfig
 from envs.make import ATARI_ONLY, PIXELS_ONLY, resolve
@@ -128,17 +128,19 @@ def resume(
     device: str | None = None,
     threads: int | None = None,
     compile: bool | None = None,
+    graphs: bool | None = None,
 ) -> Session:
     """The run in `folder`, from its newest whole checkpoint.
 
     steps    sets a new end; None leaves it
-    device, threads, compile  where it goes on, which may be another machine; None as before
+    device, threads, compile, graphs  where and how it goes on; None as before
 
     A checkpoint whose replay is damaged is passed over, too. Where the environment can't be
     restored (Atari's vector environment offers no state) its episodes begin anew. Notes say so.
     """
     folder = Path(folder)
-    changes = {"steps": steps, "device": device, "threads": threads, "compile": compile}
+    changes = {"steps": steps, "device": device, "threads": threads}
+    changes |= {"compile": compile, "graphs": graphs}
     changes = {name: value for name, value in changes.items() if value is not None}
     chosen = config.load(folder).replace(**changes)
     notes: list[str] = []

@@ -3,7 +3,7 @@
     python -m benchmarks.train            ours alone, with the floor and the profile
     python -m benchmarks.train --peers    both, taking turns in one process
 
-Three cases. "same": the Nature network, batch 32, uniform replay, one update every 4 agent steps,
+Two cases. "same": the Nature network, batch 32, uniform replay, one update every 4 agent steps,
 fp32 or bf16 as each system ships. "default": our default preset as shipped against the peer's
 zoo settings (the same as in "same"). Every system learns throughout; a round is a few hundred
 steps of each, and the figure is the median over rounds.

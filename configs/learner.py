@@ -19,7 +19,7 @@ class LearnerConfig(EncoderConfig):
     init: Literal["torch", "he", "xavier", "orthogonal"] = "torch"
     """Initialiser of convolutions and linear layers; torch is U(±1/sqrt(fan in))."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """Arithmetic of the networks; auto takes bf16 where the processor has it, tf32 is for GPUs."""
+    """Arithmetic of the networks; auto is tf32 on a GPU, and bf16 on a CPU that has it."""
 
     n_step: int = 1
     """Steps of reward before the bootstrap (Sutton 1988)."""

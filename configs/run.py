@@ -27,6 +27,9 @@ class RunConfig:
     compile: bool = False
     """Have torch compile networks and losses into fewer kernels, which takes a minute and needs a
     C++ compiler. It is meant for GPUs: on a CPU it learns more slowly."""
+    graphs: bool = True
+    """On a CUDA GPU, capture acting and learning as graphs; an encoder of your own that waits for
+    the GPU, or branches on what is there, can't be."""
     out: str = "runs"
     """Folder in which the run's own folder is made."""
     checkpoint_every: int = 200_000

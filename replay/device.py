@@ -68,7 +68,7 @@ def kernels_for(device: torch.device) -> str:
     return "torch"
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What an error says first that is no mere heading; its name where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = (line for line in lines if line and not line.endswith(":"))
@@ -115,11 +115,17 @@ class DeviceStore:
         needed = checks.ring_bytes(observation, action, size) + tree.bytes_for(size)
         needed += 16 * size if ranked else 0  # the table, and its sort
         memory.require(capacity, needed, device)
-        self.state = state.build(
-            observation, action, lanes=lanes, rows=self.rows, n_step=n_step, gamma=gamma,
-            alpha=alpha, eps=eps, ranked=ranked, overall=overall, seed=seed, device=device,
-        )  # fmt: skip
-        self.ops: Ops = make(self.state)
+        try:
+            self.state = state.build(
+                observation, action, lanes=lanes, rows=self.rows, n_step=n_step, gamma=gamma,
+                alpha=alpha, eps=eps, ranked=ranked, overall=overall, seed=seed, device=device,
+            )  # fmt: skip
+            self.ops: Ops = make(self.state)
+        except torch.OutOfMemoryError:  # others use the GPU too
+            raise MemoryError(
+                f"a replay of {capacity:,} transitions needs {needed / 1e9:.3g} GB, which the "
+                f"{device} doesn't have; try a smaller capacity"
+            ) from None
         self.tree = self.ops.tree
         self._written = np.zeros(lanes, np.int64)  # as on the device, which is never asked
         self._ready = False

@@ -245,16 +245,20 @@ def _resolve(
 def refresh_kernel(
     row, error, written, leaves, priority, greatest, table, nans, touched, count,
     LANES: tl.constexpr, ROWS: tl.constexpr, ALPHA: tl.constexpr, EPS: tl.constexpr,
-    BITS: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
+    BITS: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, ALONE: tl.constexpr,
 ):  # fmt: skip
     """New priorities and leaves of rows; of duplicates the last that has a number wins.
 
-    Each program reads all `count` errors: for later duplicates of its own, and for the greatest
+    ALONE says that one CHUNK holds all `count` of them, which spares a walk from row to leaf. Each
+    program reads all `count` errors: for later duplicates of its own, and for the greatest
     priority, which an infinite error gets. The greatest only rises, to the same value in every
     program, so that it may be read before or after another program stored it.
     """
     i = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    slot, size, _ = _resolve(row, error, written, leaves, i, count, LANES, ROWS, EPS)
+    slot = tl.full([TILE], -1, tl.int64)
+    size = tl.zeros([TILE], tl.float32)
+    if not ALONE:
+        slot, size, _ = _resolve(row, error, written, leaves, i, count, LANES, ROWS, EPS)
     most = tl.load(greatest)
     unreadable = tl.zeros([1], tl.int64)
     later = tl.zeros([TILE], tl.int32)
@@ -264,6 +268,10 @@ def refresh_kernel(
         counts = (other >= 0) & (theirs < float("inf"))
         most = tl.maximum(most, tl.max(tl.where(counts, theirs, 0.0), 0))
         unreadable += tl.sum(nan.to(tl.int64), 0)
+        if ALONE:  # this chunk holds the program's own rows, too
+            own = j[None, :] == i[:, None]
+            slot = tl.max(tl.where(own, other[None, :], -1), 1)
+            size = tl.max(tl.where(own, theirs[None, :], 0.0), 1)
         same = (other[None, :] == slot[:, None]) & (j[None, :] > i[:, None])
         later = tl.maximum(later, tl.max(same.to(tl.int32), 1))
     if ALPHA == 0:

@@ -61,6 +61,10 @@ def available_bytes() -> int:
     return max(least, 0)
 
 
+RESERVE = 1 << 30
+"""Bytes of a CUDA device that a replay leaves to networks, their graphs and CUDA's libraries."""
+
+
 def device_bytes(device: torch.device) -> int:
     """Bytes that a CUDA device can still give: free ones, and those PyTorch keeps for reuse."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -70,12 +74,15 @@ def device_bytes(device: torch.device) -> int:
 def require(capacity: int, needed: int, device: torch.device | None = None) -> None:
     """MemoryError if `needed` bytes, for `capacity` transitions, are not there to take."""
     on_cuda = device is not None and device.type == "cuda"
-    free = device_bytes(device) if device is not None and on_cuda else available_bytes()
+    if device is not None and on_cuda:
+        free = max(0, device_bytes(device) - RESERVE)
+    else:
+        free = available_bytes()
     if needed <= free:
         return
     fits = int(capacity * free / needed * 0.95)
     advice = f"a capacity of {fits:,} fits" if fits > 0 else "no capacity fits"
-    place = f" on {device}" if on_cuda else ""
+    place = f" on {device}, beside what learning needs" if on_cuda else ""
     raise MemoryError(
         f"a replay of {capacity:,} transitions needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB "
         f"are available{place}; {advice}"

@@ -85,7 +85,7 @@ class TritonOps:
             row, error, state.written, self.tree.leaves, state.priority, state.greatest,
             state.table, state.nans, touched, count, LANES=state.lanes, ROWS=state.rows,
             ALPHA=state.alpha, EPS=state.eps, BITS=self._bits, TILE=TILE, CHUNK=chunk(count),
-            **EXACT,
+            ALONE=count <= chunk(count), **EXACT,
         )  # fmt: skip
         if state.alpha:
             self.tree.touch(touched)

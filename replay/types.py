@@ -106,7 +106,7 @@ class Batch:
         def one(value: Tensor) -> Tensor:
             if pin and not value.is_cuda:
                 value = value.pin_memory()
-            return value.to(device, non_blocking=True)
+            return value.to(device, non_blocking=pin)  # the host may read at once what comes to it
 
         def each(value: Observation) -> Observation:
             return {k: one(v) for k, v in value.items()} if isinstance(value, dict) else one(value)

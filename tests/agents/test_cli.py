@@ -119,12 +119,12 @@ def test_resume(recorder: Recorder, tell: Told) -> None:
     assert tell("train", "--resume", str(recorder.run_dir), "--steps", "3_000_000")[0] == 0
     folder = recorder.run_dir
     assert recorder.calls == [("resume", folder, None), ("resume", folder, 3_000_000)]
-    assert recorder.where == {"device": None, "threads": None, "compile": None}
+    assert recorder.where == {"device": None, "threads": None, "compile": None, "graphs": None}
     assert tell("train", "--resume", str(folder), "--device", "cpu", "--threads", "2")[0] == 0
-    assert recorder.where == {"device": "cpu", "threads": 2, "compile": None}
-    for option, told in (("--compile", True), ("--no-compile", False)):
-        assert tell("train", "--resume", str(folder), option)[0] == 0
-        assert recorder.where["compile"] is told
+    assert recorder.where == {"device": "cpu", "threads": 2, "compile": None, "graphs": None}
+    for option in ("compile", "no-compile", "graphs", "no-graphs"):
+        assert tell("train", "--resume", str(folder), f"--{option}")[0] == 0
+        assert recorder.where[option.removeprefix("no-")] is not option.startswith("no-")
 
 
 def test_eval(recorder: Recorder, tell: Told) -> None:
@@ -213,18 +213,18 @@ def test_list_envs_and_encoders(tell: Told) -> None:
         (
             "train --resume x --encoder-width 1",
             "--encoder-width is of a new run: one that goes on keeps what it began with, but for "
-            "--steps, --device, --threads and --compile",
+            "--steps, --device, --threads, --compile and --graphs",
         ),
         (
             "train --resume x --no-dueling",
             "--no-dueling is of a new run: one that goes on keeps what it began with, but for "
-            "--steps, --device, --threads and --compile",
+            "--steps, --device, --threads, --compile and --graphs",
         ),
         ("train --resume nowhere", "no run folder at nowhere"),
         (
             "train --resume . --seed 3",
             "--seed is of a new run: one that goes on keeps what it began with, but for "
-            "--steps, --device, --threads and --compile",
+            "--steps, --device, --threads, --compile and --graphs",
         ),
         ("train --resume . --sead 3", "unknown option '--sead'; see agents train --help"),
         ("eval", "DIR is missing; see agents eval --help"),

@@ -20,7 +20,7 @@ from agents.heads import Layers
 from agents.polyak import Polyak
 from configs.ddpg import DDPGConfig
 from replay import Batch, Field, PrioritizedReplay
-from tests.replay.test_kernels import NoSync
+from tests.replay.backends import NoSync
 from vision import freeze
 from vision.augment import random_shift
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +12,13 @@ import pytest
 import torch
 
 from agents import dqn
+from agents import graph as graph_module
 from agents.dqn import DQN, pick
-from agents.graph import Forward, Learner
+from agents.graph import Forward, Learner, capturing
 from agents.optimizer import clip_grad_norm
 from configs.dqn import DQNConfig
 from replay import Field, PrioritizedReplay
-from tests.replay.test_kernels import NoSync
+from tests.replay.backends import NoSync
 
 BASE = DQNConfig(
     encoder="nature", encoder_width=0.1, hidden=16, precision="fp32", n_step=2,
@@ -112,6 +115,59 @@ def test_forward_is_the_function_itself_on_the_cpu() -> None:
 
     forward, x = Forward(double), torch.arange(3.0)
     assert forward(x).tolist() == [0, 2, 4] and seen[0] is x
+
+
+class Captured:
+    """Stands for `torch.cuda.graph`: its end fails where what is within did, as CUDA's does."""
+
+    def __init__(self, graph: object, stream: object) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a capture asks of CUDA, without one: the streams that were set."""
+    streams: list[str] = []
+    monkeypatch.setattr(torch.cuda, "graph", Captured)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "before")
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    monkeypatch.setattr(graph_module, "_side", lambda: "side")
+    return streams
+
+
+def test_a_failed_capture_says_why_and_leaves_no_trace(cuda: list[str]) -> None:
+    graph: Any = object()
+    told = r"\(it waits\); --no-graphs"
+    with pytest.raises(RuntimeError, match=told) as caught, capturing(graph):
+        raise ValueError("it waits")
+    assert cuda == ["before"] and gc.isenabled() and caught.value.__cause__ is not None
+
+
+def test_no_garbage_is_collected_in_a_capture(cuda: list[str]) -> None:
+    graph: Any = object()
+    with capturing(graph):
+        assert not gc.isenabled()
+    assert gc.isenabled() and not cuda
+
+
+def test_an_agent_and_its_graphs_end_together() -> None:
+    """Without the collector, which could free the graphs amid another capture."""
+    gone = [weakref.ref(agent({})), weakref.ref(agent({"noisy": True}))]
+    assert [one() for one in gone] == [None, None]
+
+
+def test_graphs_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, image = [], torch.zeros(1, 4, 40, 40)
+    plain = Forward(lambda x: seen.append(x) or image, graphs=False)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    assert plain(image) is image and seen == [image]
+    made = DQN(BASE, (4, 40, 40), 3, graphs=False)
+    assert not made.graphs and not made._best._captures
 
 
 @gpu

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.optimizer import Adam, clip_grad_norm, take_up
+from agents.optimizer import Adam, clip_grad_norm, take_up, take_up_generator
 
 
 @pytest.mark.parametrize("ask", [True, False])
@@ -55,3 +55,18 @@ def test_adam_is_torchs_bit_for_bit_and_reads_its_state(decay: float) -> None:
     assert a.state_dict()["param_groups"] == b.state_dict()["param_groups"]
     a.zero_grad()
     assert all(mine.grad is None for mine in ours)
+
+
+def test_a_generators_state_crosses_between_kinds_of_devices() -> None:
+    """A CUDA generator's is 16 bytes, seed and offset; what it drew there can't be drawn here."""
+    there = torch.arange(16, dtype=torch.uint8)
+    draws = []
+    for state in (there, there, there + 1):
+        generator = torch.Generator()
+        take_up_generator(generator, state)
+        draws.append(torch.rand(3, generator=generator))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    first, second = torch.Generator().manual_seed(3), torch.Generator()
+    torch.rand(5, generator=first)
+    take_up_generator(second, first.get_state())
+    assert torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=second))

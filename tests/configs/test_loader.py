@@ -162,14 +162,14 @@ def test_yaml_that_is_no_text_names_the_file(tmp_path: Path) -> None:
 
 def test_unknown_algorithm_and_preset_name_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown algorithm 'dqm'; did you mean 'dqn'"):
-        configs.presets("dqm")
+        loader.presets("dqm")
     with pytest.raises(ValueError, match="unknown preset of dqn 'natur'; did you mean 'nature'"):
-        configs.load_preset("dqn", "natur")
+        loader.load_preset("dqn", "natur")
 
 
 def test_a_preset_is_no_path() -> None:
     with pytest.raises(ValueError, match="unknown preset"):
-        configs.load_preset("dqn", "../dqn/nature")
+        loader.load_preset("dqn", "../dqn/nature")
 
 
 def test_what_others_call_an_option_leads_to_one_of_ours() -> None:

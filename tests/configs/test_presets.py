@@ -6,15 +6,14 @@ from dataclasses import fields, replace
 
 import pytest
 
-import configs
-from configs import ddpg, dqn, run
+from configs import ddpg, dqn, loader, run
 from configs.ddpg import DDPGConfig
 from configs.dqn import DQNConfig
 from configs.loader import docs
 from configs.run import RunConfig
 from envs.config import EnvConfig
 
-ALL = [(a, p) for a in configs.algorithms() for p in configs.presets(a)]
+ALL = [(a, p) for a in loader.algorithms() for p in loader.presets(a)]
 
 
 CONFIGS = {"dqn": (DQNConfig, dqn.check), "ddpg": (DDPGConfig, ddpg.check)}
@@ -22,18 +21,18 @@ CONFIGS = {"dqn": (DQNConfig, dqn.check), "ddpg": (DDPGConfig, ddpg.check)}
 
 @pytest.mark.parametrize(("algorithm", "preset"), ALL)
 def test_every_preset_loads(algorithm: str, preset: str) -> None:
-    overrides = configs.load_preset(algorithm, preset)
+    overrides = loader.load_preset(algorithm, preset)
     config, check = CONFIGS[algorithm]
-    agent, env, run_config = configs.apply((config(), EnvConfig(), RunConfig()), overrides)
+    agent, env, run_config = loader.apply((config(), EnvConfig(), RunConfig()), overrides)
     check(agent)
     run.check(run_config)
     assert env.num_envs >= 1
-    assert configs.summary(algorithm, preset)
+    assert loader.summary(algorithm, preset)
 
 
 def test_the_shipped_presets() -> None:
-    assert configs.presets("dqn") == ["default", "classic", "dqn2013", "nature", "rainbow"]
-    assert configs.presets("ddpg") == ["default", "paper-pixels", "paper-state", "pixels", "sparse"]
+    assert loader.presets("dqn") == ["default", "classic", "dqn2013", "nature", "rainbow"]
+    assert loader.presets("ddpg") == ["default", "paper-pixels", "paper-state", "pixels", "sparse"]
 
 
 @pytest.mark.parametrize("config", [DDPGConfig, DQNConfig, EnvConfig, RunConfig])
@@ -48,8 +47,8 @@ def test_names_are_unique_over_the_configs(agent: type) -> None:
 
 
 def load(preset: str) -> DQNConfig:
-    overrides = configs.load_preset("dqn", preset)
-    agent, _, _ = configs.apply((DQNConfig(), EnvConfig(), RunConfig()), overrides)
+    overrides = loader.load_preset("dqn", preset)
+    agent, _, _ = loader.apply((DQNConfig(), EnvConfig(), RunConfig()), overrides)
     assert isinstance(agent, DQNConfig)
     return agent
 
@@ -107,8 +106,8 @@ def test_ranges_of_dqn(change: dict[str, float], message: str) -> None:
 
 
 def ddpg_preset(name: str) -> tuple[DDPGConfig, EnvConfig]:
-    overrides = configs.load_preset("ddpg", name)
-    agent, env, _ = configs.apply((DDPGConfig(), EnvConfig(), RunConfig()), overrides)
+    overrides = loader.load_preset("ddpg", name)
+    agent, env, _ = loader.apply((DDPGConfig(), EnvConfig(), RunConfig()), overrides)
     return agent, env
 
 
@@ -127,7 +126,7 @@ def test_the_papers_ddpg_is_section_7(name: str) -> None:
 
 
 def test_sparse_is_default_with_more_exploration() -> None:
-    plain, sparse = (configs.load_preset("ddpg", name) for name in ("default", "sparse"))
+    plain, sparse = (loader.load_preset("ddpg", name) for name in ("default", "sparse"))
     changed = {key for key in sparse if key not in plain or sparse[key] != plain[key]}
     assert set(plain) <= set(sparse)
     assert changed == {

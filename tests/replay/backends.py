@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from replay import PrioritizedReplay
 
@@ -39,3 +40,19 @@ def row_ids(replay: PrioritizedReplay, slots: np.ndarray) -> np.ndarray:
     newest = store.written[slots % store.lanes] - 1
     times = newest - (newest - slots // store.lanes) % store.rows
     return times * store.lanes + slots % store.lanes
+
+
+class NoSync(TorchDispatchMode):
+    """Refuses what makes the host wait for a device."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func.__name__.partition(".")[0]
+        assert name not in self.WAITS, f"{name} waits for the device"
+        masks = func.__name__.startswith("index") and any(
+            isinstance(i, torch.Tensor) and i.dtype == torch.bool
+            for i in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
+        )
+        assert not masks, f"{name} by a mask waits for the device"
+        return func(*args, **(kwargs or {}))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.tree import FAN_OUT, PriorityTree
-from replay.tree_reference import ReferenceTree
+from tests.replay.tree_reference import ReferenceTree
 
 LAST = np.nextafter(1.0, 0.0)  # the greatest uniform that a generator returns
 

@@ -1,14 +1,12 @@
-"""Scores with their protocol, and films of a trained agent."""
+"""Scores with their protocol, and films of a trained agent's play."""
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,10 @@ import numpy as np
 import torch
 
 from agents import config
+from agents.agent import Agent
 from agents.config import TrainConfig
-from agents.loop import Agent, evaluate, rollout
+from agents.film import Film, numbered
+from agents.loop import evaluate, rollout
 from agents.player import load_agent
 from envs import make
 from envs.config import EnvConfig
@@ -177,7 +177,7 @@ def play(
     it goes into the run folder, under videos/. `where` are options of `staged`.
     """
     with staged(folder, seed, render=True, **where) as stage:
-        video = video or new_video(folder)
+        video = video or numbered(folder / "videos", ".mp4")
         with Film(video, stage.env.frame_rate) as film:
             for _, _, _, ended in rollout(stage.agent, stage.env, stage.epsilon, seed):
                 film.add(stage.env.render())
@@ -185,13 +185,6 @@ def play(
                 if len(stage.played) >= episodes:
                     break
         return stage.summary(video=str(video))
-
-
-def new_video(folder: Path) -> Path:
-    """A path for the next film in a run folder, under videos/."""
-    (folder / "videos").mkdir(exist_ok=True)
-    taken = [int(p.stem) for p in (folder / "videos").glob("*.mp4") if p.stem.isdecimal()]
-    return folder / "videos" / f"{max(taken, default=0) + 1:03d}.mp4"
 
 
 def lanes(env: EnvConfig, episodes: int) -> int:
@@ -204,55 +197,3 @@ def lanes(env: EnvConfig, episodes: int) -> int:
 def evaluation_epsilon(env: VectorEnv) -> float:
     """The share of random actions that the env's protocol evaluates with; 0 without one."""
     return env.protocol.evaluation_epsilon if env.protocol else 0.0
-
-
-class Film:
-    """An H.264 file that pictures are added to; a context manager.
-
-    Small pictures are enlarged by a whole factor, so that a player shows pixels and not blur.
-    """
-
-    def __init__(self, path: Path, rate: float, least_height: int = 420) -> None:
-        self.path, self._least = path, least_height
-        self.rate = Fraction(rate).limit_denominator(1000)
-        self._stream: Any = None
-
-    def __enter__(self) -> Film:
-        import av
-
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"no folder {self.path.parent} to write the video into")
-        if self.path.suffix != ".mp4":
-            raise ValueError(f"video is {self.path.name!r}; its name must end in .mp4")
-        # in memory until it is whole: on a full disk PyAV's own files end the process
-        self._content = io.BytesIO()
-        self._container = av.open(self._content, "w", format="mp4")
-        return self
-
-    def add(self, picture: np.ndarray) -> None:
-        """Add one (H, W, 3) uint8 picture."""
-        import av
-
-        factor = max(1, -(-self._least // picture.shape[0]))
-        if factor > 1:
-            picture = picture.repeat(factor, 0).repeat(factor, 1)
-        # H.264 with 4:2:0 colour wants even sides
-        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
-        if self._stream is None:
-            # half of the usual preset's time, for a seventh more bytes
-            speed = {"preset": "veryfast"}
-            self._stream = self._container.add_stream("libx264", rate=self.rate, options=speed)
-            self._stream.height, self._stream.width = picture.shape[:2]
-            self._stream.pix_fmt = "yuv420p"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        self._container.mux(self._stream.encode(frame))
-
-    def __exit__(self, *_: object) -> None:
-        if self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
-        if self._stream is not None:
-            try:
-                self.path.write_bytes(self._content.getvalue())
-            except OSError as error:  # a write's error names no file
-                raise OSError(error.errno, error.strerror, str(self.path)) from None

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from agents import config
-from agents.evaluate import Film, new_video, staged
-from agents.loop import Agent, observation_field, rollout
+from agents.agent import Agent
+from agents.evaluate import staged
+from agents.film import Film, enlarged, numbered
+from agents.loop import observation_field, rollout
 from agents.perception import Eyes, features, images
 from configs.loader import unknown
+from envs.actions import Actions
 from replay import Field, Observation
 from replay.types import Spec, move
 from vision import OnePart, grad_cam, guided_backprop, randomisation_test
@@ -23,8 +26,6 @@ from vision.encoder import Encoder
 from vision.joint import require_maps
 from vision.sanity import Similarity
 
-HEIGHT = 420
-"""Least height of a picture, in pixels; small ones are enlarged by a whole factor."""
 PANEL = 0.75
 """Width of the panel of action values, in heights of the picture."""
 COARSE = 4
@@ -59,20 +60,26 @@ class Painter:
     Bars have one scale, which fades: the moments of a film can be compared, near ones best.
     """
 
-    def __init__(self, agent: Agent, names: Sequence[str], camera: str = "") -> None:
-        self._agent, self._names, self._camera = agent, names, camera
+    def __init__(self, agent: Agent, actions: Actions, camera: str = "") -> None:
+        self._agent, self._actions, self._camera = agent, actions, camera
         self._span = 0.0
 
     def __call__(
         self, observation: Observation, action: np.ndarray, picture: np.ndarray
     ) -> np.ndarray:
-        """`picture` with the map over it and values, or the continuous action, beside it."""
+        """`picture` (H, W, 3) uint8 with the map over it and the actions' values beside it.
+
+        Of a continuous action that is itself, as the environment takes it.
+        """
         cam, beside = look(self._agent, observation, action, self._camera)
-        self._span = max(FADE * self._span, float(np.ptp(beside[0])))
-        discrete = action.ndim == 1
-        names = self._names if discrete else [f"action {i}" for i in range(action.shape[1])]
-        chosen = int(action[0]) if discrete else -1
-        return still(picture, cam[0], beside[0], chosen, names, self._span)
+        values, names, chosen = beside[0], self._actions.names, -1
+        if names:
+            chosen = int(action[0])
+        else:
+            values = np.ravel(self._actions.own(values))
+            names = tuple(f"action {i}" for i in range(len(values)))
+        self._span = max(FADE * self._span, float(np.ptp(values)))
+        return still(picture, cam[0], values, chosen, names, self._span)
 
 
 def still(
@@ -90,13 +97,11 @@ def still(
     """
     import cv2
 
-    factor = max(1, -(-HEIGHT // picture.shape[0]))
     height, width = picture.shape[:2]
     heat = cv2.resize(cam, (width, height), interpolation=cv2.INTER_LINEAR).clip(0, 1)
     colour = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)[:, :, ::-1]
     share = 0.6 * heat[:, :, None]
-    seen = (picture * (1 - share) + colour * share).round().astype(np.uint8)
-    seen = seen.repeat(factor, 0).repeat(factor, 1)
+    seen = enlarged((picture * (1 - share) + colour * share).round().astype(np.uint8))
     height = len(seen)
 
     panel = np.full((height, int(PANEL * height), 3), _PAPER, np.uint8)
@@ -194,10 +199,10 @@ def explain(
         env, spec = stage.env, observation_field(stage.env)
         camera = camera_of(spec, stage.config.env.env, camera)
         require_maps(stage.config.agent.encoder)
-        path = video or new_video(folder)
+        path = video or numbered(folder / "videos", ".mp4")
         before: np.ndarray | None = None
-        paint = Painter(stage.agent, env.actions.names, camera)
-        with Film(path, env.frame_rate, least_height=1) as film:
+        paint = Painter(stage.agent, env.actions, camera)
+        with Film(path, env.frame_rate) as film:
             for observation, action, _, ended in rollout(stage.agent, env, stage.epsilon, seed):
                 if not atari:
                     before = shown(observation, spec, camera)

@@ -16,9 +16,8 @@ import numpy as np
 
 from agents.latency import Durations
 from agents.live_config import LiveConfig
-from envs.camera.feed import Camera, Frame
-from envs.camera.sinks import Sink
-from envs.camera.sinks import now as unix_time
+from envs.camera.feed import Feed, Frame
+from envs.camera.sinks import Sink, message
 from envs.camera.view import View
 
 if TYPE_CHECKING:
@@ -53,24 +52,24 @@ class Live:
     player begins a new stack of frames.
 
     tell    called with a line about what happened
-    watch   called with each turn after its action went out; must not wait
     zero    the action that does nothing, as the sink gets it: a number, or floats
     """
 
     def __init__(
         self,
         player: Player,
-        camera: Camera,
+        camera: Feed,
         view: View,
         sink: Sink,
         config: LiveConfig,
         *,
         zero: Any = 0,
         tell: Callable[[str], None] = print,
-        watch: Callable[[Acted], None] | None = None,
     ) -> None:
         self.player, self.camera, self.view, self.sink = player, camera, view, sink
-        self.config, self._tell, self.watch = config, tell, watch
+        self.config, self._tell = config, tell
+        self.watch: Callable[[Acted], None] | None = None
+        """Called with each turn after its action went out, where set; must not wait."""
         self.counts: Counter[str] = Counter()
         """Messages by what they were: actions, repeats, safe, dropped; missed deadlines."""
         self.age, self.inference, self.end_to_end = Durations(), Durations(), Durations()
@@ -204,16 +203,9 @@ class Live:
         """Send one message; ConnectionError where the sink stayed away for too long."""
         self._seq += 1
         self.counts["safe"] += safe
-        message = {
-            "seq": self._seq,
-            "time": round(unix_time(), 6),
-            "action": action,
-            "frame": frame.number if frame else self._number,
-            "age_ms": round(1e3 * frame.age, 2) if frame else None,
-            "safe": safe,
-        }
+        age = frame.age if frame else None
         now = time.monotonic()
-        if self.sink.send(message):
+        if self.sink.send(message(self._seq, action, self._number, age, safe=safe)):
             if self._sink_told is not None and now - self._sink_failed > _SETTLED:
                 self._tell(f"the sink is back after {now - self._sink_told:.1f} s")
                 self._sink_told = None
@@ -268,7 +260,7 @@ class Live:
             "age_ms": self.age.summary(),
             "inference_ms": self.inference.summary(),
             "end_to_end_ms": self.end_to_end.summary(),
-            "feed": dict(getattr(self.camera, "counts", {})),
+            "feed": dict(self.camera.counts),
         }
 
 

@@ -17,10 +17,12 @@ import numpy as np
 
 from agents import config as configuration
 from agents.errors import StorageError
+from agents.film import Recorder, numbered
 from agents.live import Live, declared
 from agents.live_config import LiveConfig, ViewConfig
 from agents.process import stoppable, write_text
-from agents.record import Recorder, Watcher
+from agents.watch import Watcher
+from envs.actions import Actions
 from envs.camera.feed import Feed, open_camera
 from envs.camera.sinks import open_sink
 from envs.camera.view import Lens, View, lens, saved
@@ -70,17 +72,22 @@ def run_live(
         stack.callback(sink.close)
         pace = f" at {feed.rate:g} frames/s" if feed.rate else ""
         line.tell(f"camera {feed.name}: {_size(feed.shape)}{pace}; loading the agent")
+        from agents.explain import Painter
         from agents.player import load
 
         player = load(folder)
         _require_image(player, folder)
-        explained = load(folder) if explain else None
-        zero = _check_fit(player, feed, view)
-        _check_safe_action(player, config, zero)
+        _check_fit(player, feed, view)
+        zero = _zero(player.actions)
+        _check_safe_action(player.actions, config, zero)
+        paint = Painter(load(folder).agent, player.actions) if explain else None
         live = Live(player, feed, view, sink, config, zero=zero, tell=line.tell)
         _check_rate(live, chosen.run.threads)
-        recorder, watcher = _watch(stack, explained, view, feed, record, show, line.tell)
-        live.watch = watcher
+        recorder, out = _outlets(stack, feed, record, show, line.tell)
+        watcher = None
+        if out:
+            live.watch = watcher = Watcher(view, player.actions, paint, out)
+            stack.callback(watcher.close)
         asked = f"{config.rate:g}/s" if config.rate else "one for each picture"
         line.tell(f"actions to {config.sink}, {asked}; Ctrl-C ends it")
         fault: ConnectionError | None = None
@@ -100,7 +107,7 @@ def run_live(
             line.tell(f"the film is not whole: {part.fault}")
     path = report or folder / "live"
     try:
-        path = report or _new_report(folder)
+        path = report or numbered(folder / "live", ".json")
         write_text(path, json.dumps(result, indent=1) + "\n")
     except OSError as error:
         line.tell(_text(result))
@@ -198,15 +205,14 @@ class Line:
             self._shown = 0
 
 
-def _watch(
+def _outlets(
     stack: ExitStack,
-    explain: Player | None,
-    view: View,
     feed: Feed,
     record: Path | None,
     show: bool,
     tell: Callable[[str], None],
-) -> tuple[Recorder | None, Watcher | None]:
+) -> tuple[Recorder | None, list[Callable[[Any, float], None]]]:
+    """The film, where one is asked for, and all that pictures go to."""
     out: list[Callable[[Any, float], None]] = []
     recorder = None
     if record is not None:
@@ -228,22 +234,18 @@ def _watch(
         stack.callback(server.close)
         out.append(lambda picture, _: broadcast.put(encode(picture, 85)))
         tell(f"watch it at http://127.0.0.1:{server.port}/")
-    if not out:
-        return None, None
-    watcher = Watcher(view, explain, out)
-    stack.callback(watcher.close)
-    return recorder, watcher
+    return recorder, out
 
 
 def _require_image(player: Player, folder: Path) -> None:
-    frame = player.frame
-    if isinstance(frame, dict):
+    spec = player.spec
+    if isinstance(spec, dict):
         raise ValueError(
-            f"run needs an agent that sees one image; {folder} was trained on {', '.join(frame)}"
+            f"run needs an agent that sees one image; {folder} was trained on {', '.join(spec)}"
         )
-    if len(frame.shape) != 3:
+    if len(spec.shape) != 3:
         raise ValueError(
-            f"run needs an agent that sees images; {folder} was trained on vectors {frame.shape}"
+            f"run needs an agent that sees images; {folder} was trained on vectors {spec.shape}"
         )
 
 
@@ -255,14 +257,14 @@ def _see(feed: Feed, view: View) -> np.ndarray:
         raise ValueError(f"camera pictures of {_size(feed.shape)}: {error}") from None
 
 
-def _check_fit(player: Player, feed: Feed, view: View) -> Any:
-    """The action that does nothing, once the agent has seen a picture; ValueError if it can't."""
+def _check_fit(player: Player, feed: Feed, view: View) -> None:
+    """Let the agent see a picture; ValueError, saying what makes it fit, if it can't."""
     seen = _see(feed, view)
     try:
-        action: Any = player.act(seen)
+        player.act(seen)
     except ValueError as error:
-        assert not isinstance(player.frame, dict)  # _require_image saw to it
-        channels, *size = player.frame.shape
+        assert not isinstance(player.spec, dict)  # _require_image saw to it
+        channels, *size = player.spec.shape
         grey = " --grey" if channels == 1 else ""
         wanted = f"--resize {size[0]}x{size[1]}{grey}"
         raise ValueError(
@@ -270,9 +272,6 @@ def _check_fit(player: Player, feed: Feed, view: View) -> Any:
             f"they show what training did, {wanted} makes them fit"
         ) from None
     player.reset()
-    if isinstance(action, int):
-        return player.own_action(0)
-    return np.zeros_like(action).clip(*_bounds(player)).tolist()
 
 
 def _check_rate(live: Live, threads: int) -> None:
@@ -296,18 +295,18 @@ def _check_rate(live: Live, threads: int) -> None:
         )
 
 
-def _check_safe_action(player: Player, config: LiveConfig, zero: Any) -> None:
+def _check_safe_action(actions: Actions, config: LiveConfig, zero: Any) -> None:
     safe = declared(config.safe_action, zero)
     if safe is None or safe == zero:
         return
-    if isinstance(zero, int):
-        count = player.agent.values(player.seen).shape[1]
-        if not zero <= safe < zero + count:
+    least, greatest = _bounds(actions)
+    if actions.names:
+        if not least <= safe <= greatest:
             raise ValueError(
-                f"safe_action is {safe}; this agent's actions are {zero} to {zero + count - 1}"
+                f"safe_action is {safe}; this agent's actions are {least} to {greatest}"
             )
         return
-    columns = np.stack([np.ravel(part) for part in (safe, *_bounds(player))], 1)
+    columns = np.stack([np.ravel(part) for part in (safe, least, greatest)], 1)
     for at, (value, low, high) in enumerate(columns):
         if not low <= value <= high:
             raise ValueError(
@@ -315,10 +314,18 @@ def _check_safe_action(player: Player, config: LiveConfig, zero: Any) -> None:
             )
 
 
-def _bounds(player: Player) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest of continuous actions, as the environment takes them."""
-    ones = np.ones_like(player.chosen)
-    return player.own_action(-ones), player.own_action(ones)
+def _bounds(actions: Actions) -> tuple[Any, Any]:
+    """Least and greatest action, as the environment takes them: numbers, or arrays."""
+    if actions.names:
+        return actions.own(0), actions.own(len(actions.names) - 1)
+    ones = np.ones(actions.space.shape or ())
+    return actions.own(-ones), actions.own(ones)
+
+
+def _zero(actions: Actions) -> Any:
+    """The action that does nothing: the first, or floats as near to 0 as the bounds let them be."""
+    least, greatest = _bounds(actions)
+    return least if actions.names else np.zeros_like(least).clip(least, greatest).tolist()
 
 
 def _told(value: Any) -> str:
@@ -328,12 +335,6 @@ def _told(value: Any) -> str:
     if isinstance(value, tuple):
         return _size(value) if len(value) == 2 else ",".join(map(str, value))
     return "set" if value else "unset"
-
-
-def _new_report(folder: Path) -> Path:
-    (folder / "live").mkdir(exist_ok=True)
-    taken = [int(p.stem) for p in (folder / "live").glob("*.json") if p.stem.isdecimal()]
-    return folder / "live" / f"{max(taken, default=0) + 1:03d}.json"
 
 
 def _numbers(name: str, text: str, between: str, form: str, count: int) -> Any:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from agents import checkpoint, config
+from agents.agent import Agent
 from agents.build import build_agent, pick_device, restore
 from agents.config import TrainConfig
-from agents.loop import Agent, observation_field
+from agents.loop import observation_field
 from envs import make
+from envs.actions import Actions
 from envs.parts import by_name, one_hot
 from envs.vector import VectorEnv
 from replay import Field, Observation, PrioritizedReplay
@@ -28,20 +30,25 @@ class Player:
 
     `reset()` before each episode; then `act(observation)`, once a step, with what the environment
     returned. Frames are stacked as in training: an episode's first frame stands for the missing.
+
+    spec      what the agent was trained on: one newest frame, or one of each part by name
+    actions   the environment's, from both sides
+    atari     takes the console's own pictures, too
+    discrete  first value of each part that the environment gives as a Discrete; none by default
     """
 
     def __init__(
         self,
         agent: Agent,
-        frame: Spec,
+        spec: Spec,
+        actions: Actions,
         *,
-        own_action: Callable[[Any], Any] = int,
         atari: bool = False,
         discrete: Mapping[str, int] | None = None,
     ) -> None:
-        self.agent, self.frame = agent, frame
-        self.own_action, self._atari, self._discrete = own_action, atari, discrete or {}
-        self._memory = PrioritizedReplay(longest_stack(frame) + 2, frame, alpha=0.0)
+        self.agent, self.spec, self.actions = agent, spec, actions
+        self._atari, self._discrete = atari, discrete or {}
+        self._memory = PrioritizedReplay(longest_stack(spec) + 2, spec, alpha=0.0)
         self._fresh = True
         self.seen: Observation
         """What the last action answers: (1, stack * C, H, W) or (1, D), of each part."""
@@ -54,7 +61,7 @@ class Player:
         return cls(
             agent,
             observation_field(env),
-            own_action=env.actions.own,
+            env.actions,
             discrete=env.discrete,
             atari=env.protocol is not None,
         )
@@ -79,7 +86,7 @@ class Player:
             )
         self.seen = self._observe(observation)
         self.chosen = self.agent.act(self.seen, explore=False, epsilon=epsilon)[0]
-        return self.own_action(self.chosen)
+        return self.actions.own(self.chosen)
 
     def _observe(self, observation: Any) -> Observation:
         frame = self._frame(observation)
@@ -92,11 +99,11 @@ class Player:
 
     def _frame(self, observation: Any) -> Any:
         """What the memory takes for an observation: (1, *shape), of each part where it has any."""
-        if isinstance(self.frame, Field):
-            return self._to_frame(np.asarray(observation), self.frame)[None]
+        if isinstance(self.spec, Field):
+            return self._to_frame(np.asarray(observation), self.spec)[None]
         found = {}
-        for part, value in by_name(observation, list(self.frame)).items():
-            field = self.frame[part]
+        for part, value in by_name(observation, list(self.spec)).items():
+            field = self.spec[part]
             if part in self._discrete:
                 called = f"observation[{part!r}]"
                 found[part] = one_hot(value, self._discrete[part], field.shape[0], called)[None]

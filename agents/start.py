@@ -146,9 +146,13 @@ def resume(
     notes: list[str] = []
     with locked(folder):
         session = _restored(folder, chosen, notes)
-        keep_view(folder, session.env)
-        if changes:
-            chosen.save(folder)
+        try:
+            keep_view(folder, session.env)
+            if changes:
+                chosen.save(folder)
+        except BaseException:
+            session.close()
+            raise
     at = f"resumed at step {session.step:,} of {chosen.run.steps:,}"
     session.notes = [*notes, *session.notes, at]
     return session

@@ -2,18 +2,17 @@
 
 One command that stops by itself: graph against eager, microseconds of the replay in a graph,
 learner updates a second, agent steps a second on Breakout, and then training for the time left.
-What fails is told in a line and the rest goes on. `--quick` shrinks everything, to try the script;
-without a GPU it runs on the CPU by plain PyTorch, whose figures mean nothing.
+What fails is told and the rest goes on. `--quick` shrinks everything, to try the script; without a
+GPU it runs on the CPU by plain PyTorch, whose figures mean nothing.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
 
@@ -26,8 +25,10 @@ from agents.config import TrainConfig, resolve
 from agents.dqn import DQN
 from agents.graph import Learner
 from agents.loop import evaluate, train
-from benchmarks.harness import OURS, Row, report
-from benchmarks.replay import BATCHES, torchrl
+from benchmarks import sections
+from benchmarks.harness import OURS, Row
+from benchmarks.replay import ALPHA, BATCHES, torchrl
+from benchmarks.sections import Section
 from benchmarks.train import WARM, Peer
 from configs.dqn import DQNConfig
 from envs import make
@@ -51,7 +52,6 @@ class Scale:
     inside: int = 20  # steps in one graph, so that its launch doesn't count
     repeats: int = 50
     updates: int = 1000
-    compiling: float = 120.0  # seconds after which the compiler is not started any more
     end_to_end: float = 20.0  # seconds
     envs: tuple[int, ...] = (32, 128)
     replay: int = 1_000_000
@@ -69,7 +69,7 @@ class Scale:
 def filled(capacity: int, scale: Scale, seed: int = 0) -> PrioritizedReplay:
     """A full replay of Atari frames with skewed priorities, without the hours of playing."""
     replay = PrioritizedReplay(
-        capacity, ATARI, lanes=LANES, n_step=3, alpha=0.5, seed=seed, device=scale.device,
+        capacity, ATARI, lanes=LANES, n_step=3, alpha=ALPHA, seed=seed, device=scale.device,
         backend="auto" if scale.cuda else "torch",
     )  # fmt: skip
     store: Any = replay.store
@@ -129,11 +129,12 @@ def seconds(work: Callable[[], object], repeats: int, scale: Scale) -> float:
 
 
 def equality(scale: Scale) -> Iterator[Row]:
-    """Twenty steps by graph and eagerly, from the same seeds: 1 where every bit agrees."""
+    """Twenty steps by graph and eagerly, from the same seeds: how far apart, at most, they end."""
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
-        plain = DQNConfig(precision="fp32", encoder_width=scale.width)
+        # every fourth update renews the target network, which is a graph of its own
+        plain = DQNConfig(precision="fp32", encoder_width=scale.width, target_update_every=4)
         rainbow = replace(plain, noisy=True, distributional=True)
         for name, config in (("dqn", plain), ("rainbow", rainbow)):
             made, replays = [], []
@@ -144,17 +145,24 @@ def equality(scale: Scale) -> Iterator[Row]:
                 for turn in range(20):
                     learner.beta = 0.4 + turn / 40
                     step()
-                made.append(torch.cat([p.detach().flatten() for p in learner.online.parameters()]))
+                numbers = [learner.online.state_dict(), learner.target.state_dict()]
+                made.append(torch.cat([p.flatten() for net in numbers for p in net.values()]))
                 replays.append(replay.store.priorities())
-            same = torch.equal(made[0], made[1]) and np.array_equal(replays[0], replays[1])
-            yield Row(f"graph equals eager, {name}, fp32, 20 updates", OURS, float(same), "1 = yes")
+            for what, apart in (
+                ("weights", float((made[0] - made[1]).abs().max())),
+                ("priorities", float(np.abs(replays[0] - replays[1]).max())),
+            ):
+                yield Row(f"graph less eager, 20 updates, {name}, {what}", OURS, apart, "at most")
     finally:
         torch.backends.cudnn.deterministic = deterministic
 
 
-def microseconds(scale: Scale) -> Iterator[Row]:
+def microseconds(scale: Scale, until: float) -> Iterator[Row]:
     """The replay's share of a step, in a graph."""
     for capacity in scale.capacities:
+        if time.time() > until:
+            print(f"left out for want of time: capacity {capacity:,}")
+            continue
         try:
             replay = filled(capacity, scale)
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -179,7 +187,8 @@ def microseconds(scale: Scale) -> Iterator[Row]:
 
 
 def peer(scale: Scale) -> Iterator[Row]:
-    """TorchRL's sampler on the device, indices and weights alone; it can't be captured."""
+    """TorchRL's sampler on the device, indices and weights alone; nothing is gathered, and it can't
+    be captured."""
     try:
         step = torchrl(scale.device)
     except (ImportError, RuntimeError) as error:
@@ -187,23 +196,22 @@ def peer(scale: Scale) -> Iterator[Row]:
         return
     for batch in BATCHES:
         took = seconds(partial(step, batch), scale.repeats, scale)
-        yield Row(f"sample + gather + update, 2^20, batch {batch}", "torchrl", 1e6 * took, "µs")
+        yield Row(f"sample + update, 2^20, batch {batch}", "torchrl", 1e6 * took, "µs")
 
 
-def updates(scale: Scale) -> Iterator[Row]:
+def updates(scale: Scale, until: float) -> Iterator[Row]:
     """Learner steps a second with the default agent on the Nature network, compiled ones last."""
     replay = filled(scale.capacities[0], scale)
     precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16") if scale.cuda else ("fp32",)
     asked = [(b, p, kind) for b in (32, 256) for p in precisions for kind in ("eager", "graph")]
     asked += [(b, p, "compiled graph") for b in (32, 256) for p in reversed(precisions)]
     asked += [(b, "fp32", "compiled") for b in (32, 256)]
-    begun = time.perf_counter()
     for batch, precision, kind in asked:
+        if time.time() > until - 30 * ("compiled" in kind):
+            print(f"left out for want of time: {kind}, batch {batch}, {precision}")
+            continue
         learner = agent(batch, scale, precision)
         if "compiled" in kind:
-            if time.perf_counter() - begun > scale.compiling:
-                print(f"left out for want of time: {kind}, batch {batch}, {precision}")
-                continue
             torch._dynamo.reset()  # or the kinds before count towards its limit
             learner.compile()
         step = Learner(learner, replay, batch, graph="graph" in kind and scale.cuda)
@@ -245,7 +253,7 @@ def run(
         for tick in ticks:
             step = tick.step
             scores += [episode.score for episode in tick.episodes]
-            now = time.perf_counter()
+            now = time.time()
             if tick.updates and not begin:
                 begin = now + grace
             if begin and not first and now >= begin:
@@ -253,7 +261,7 @@ def run(
             if now > until:
                 break
         scale.wait()
-        rate = (step - first) / (time.perf_counter() - begin) if first else 0.0
+        rate = (step - first) / (time.time() - begin) if first else 0.0
         return learner, rate, step, scores
     finally:
         env.close()
@@ -268,7 +276,7 @@ def chosen(scale: Scale, envs: int, **options: object) -> TrainConfig:
     return resolve("dqn", "default", given, image=True)
 
 
-def end_to_end(scale: Scale) -> Iterator[Row]:
+def end_to_end(scale: Scale, end: float) -> Iterator[Row]:
     """Agent steps a second with environments, acting and learning, one update every 4 steps."""
     cases = [(envs, False) for envs in scale.envs]
     cases += [(scale.envs[-1], True)] if scale.cuda else []
@@ -278,18 +286,22 @@ def end_to_end(scale: Scale) -> Iterator[Row]:
             compile=compiled,
         )  # fmt: skip
         # the first update waits for the compiler
-        until = time.perf_counter() + scale.end_to_end + 60 * compiled
+        until = min(end, time.time() + scale.end_to_end + 60 * compiled)
         _, rate, _, _ = run(config, scale, until, grace=scale.end_to_end / 4)
         case = f"Breakout, {envs} environments{', compiled' * compiled}"
-        yield Row(case, OURS, rate, "agent steps/s")
+        if rate:
+            yield Row(case, OURS, rate, "agent steps/s")
+        else:
+            print(f"left out for want of time: {case}")
     try:
         peer = Peer(PEER_ENVS, scale.device)
     except ImportError as error:
         print(f"stable-baselines3 is left out: {error}")
         return
     peer.advance(2 * WARM)
-    until, rates = time.perf_counter() + scale.end_to_end, []
-    while time.perf_counter() < until:
+    until = min(end, time.time() + scale.end_to_end)
+    rates: list[float] = []
+    while not rates or time.time() < until:
         rates.append(peer.advance(50 * PEER_ENVS))
     rate = median(rates)
     yield Row(f"Breakout, {PEER_ENVS} environments, Nature network", "sb3", rate, "agent steps/s")
@@ -297,14 +309,14 @@ def end_to_end(scale: Scale) -> Iterator[Row]:
 
 def training(scale: Scale, until: float) -> Iterator[Row]:
     """What the time that is left teaches, by training scores and an evaluation."""
-    left = until - time.perf_counter()
+    left = until - time.time()
     if left < 3 * scale.end_to_end:
         print(f"no training: {left:.0f} s are left")
         return
     config = chosen(scale, scale.envs[0], steps=2_500_000)
-    begin = time.perf_counter()
+    begin = time.time()
     learner, rate, steps, scores = run(config, scale, begin + 0.8 * left)
-    took = time.perf_counter() - begin
+    took = time.time() - begin
     case = f"Breakout, trained {took:.0f} s, {4 * steps / 1e6:.3g}M frames"
     yield Row(case, OURS, rate, "agent steps/s")
     if scores:
@@ -314,7 +326,7 @@ def training(scale: Scale, until: float) -> Iterator[Row]:
         played: list[float] = []
         for episodes in evaluate(learner, env, 10, 0.05):
             played += [episode.score for episode in episodes]
-            if time.perf_counter() > until:
+            if time.time() > until:
                 break
     finally:
         env.close()
@@ -324,14 +336,7 @@ def training(scale: Scale, until: float) -> Iterator[Row]:
 
 def main() -> None:
     """Run the sections one after the other; print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=8.5, help="when to be done")
-    parser.add_argument("--quick", action="store_true", help="everything small")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    options = parser.parse_args()
-    if not 0 < options.minutes < 1e4:
-        parser.error(f"--minutes is {options.minutes:g}; it must be above 0")
-    until = time.perf_counter() + 60 * options.minutes
+    options = sections.parser(__doc__, minutes=8.5).parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scale = Scale(device)
     if options.quick:
@@ -339,20 +344,17 @@ def main() -> None:
             device, capacities=(1 << 12,), batches=(8,), inside=2, repeats=3, updates=3,
             end_to_end=8.0, envs=(4,), replay=20_000, width=0.1,
         )  # fmt: skip
-    print(f"on {torch.cuda.get_device_name() if scale.cuda else 'the CPU: a trial of the script'}")
-    rows: list[Row] = []
-    sections: tuple[Callable[[], Iterator[Row]], ...] = (
-        lambda: equality(scale), lambda: microseconds(scale), lambda: peer(scale),
-        lambda: updates(scale), lambda: end_to_end(scale), lambda: training(scale, until),
-    )  # fmt: skip
-    for section in sections:
-        try:
-            for row in section():
-                rows.append(row)
-                print(f"{row.case}  [{row.system}]  {row.value:,.4g} {row.unit}", flush=True)
-        except Exception as error:  # noqa: BLE001 (one section's fault must not cost the others)
-            print(f"a section failed: {type(error).__name__}: {error}", flush=True)
-    report("gpu", rows, options.json)
+    if options.rows is None:
+        print(f"on {torch.cuda.get_device_name() if scale.cuda else 'the CPU: a trial'}")
+    parts = [
+        Section("equality", lambda _: equality(scale), 60),
+        Section("microseconds", lambda until: microseconds(scale, until), 90),
+        Section("peer", lambda _: peer(scale), 30),
+        Section("updates", lambda until: updates(scale, until), 120),
+        Section("end_to_end", lambda until: end_to_end(scale, until), 150),
+        Section("training", lambda until: training(scale, until)),
+    ]
+    sections.run("benchmarks.gpu", options, parts, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 One command that stops by itself: the update as CUDA graphs against the same update eagerly, in
 numbers and in updates a second, from states and from pixels; then cartpole swingup from pixels for
 the time left, with DrQ-v2's own sizes (its encoder, 1024 units, batches of 256), its curve and a
-final evaluation. What fails is told in a line and the rest goes on. `--quick` shrinks everything,
-to try the script; without a GPU it runs on the CPU, whose figures mean nothing.
+final evaluation. What fails is told and the rest goes on. `--quick` shrinks everything, to try the
+script; without a GPU it runs on the CPU, whose figures mean nothing.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +27,9 @@ from agents.evaluate import summary
 from agents.graph import WARM, Learner
 from agents.loop import evaluate
 from agents.start import create
-from benchmarks.harness import OURS, Row, report
+from benchmarks import sections
+from benchmarks.harness import OURS, Row
+from benchmarks.sections import Section
 from configs.ddpg import DDPGConfig
 from envs import make
 from replay import Field, PrioritizedReplay
@@ -35,6 +37,8 @@ from replay import Field, PrioritizedReplay
 STATES, ACTIONS, LANES = Field((17,), "float32"), 6, 8
 DRQV2 = {"encoder": "drq", "hidden": 1024, "batch_size": 256}
 TASK = "dmc/cartpole-swingup"
+EVALUATION = 30.0
+"""Seconds kept for the final evaluation."""
 
 
 def filled(field: Field, device: str, n_step: int) -> PrioritizedReplay:
@@ -76,35 +80,37 @@ def step(config: DDPGConfig, field: Field, device: str, graph: bool) -> Learner:
     return Learner(agent, filled(field, device, config.n_step), config.batch_size, graph=graph)
 
 
-def updates(quick: bool, device: str) -> list[Row]:
+def updates(quick: bool, device: str, until: float) -> Iterator[Row]:
     """Updates a second, as graphs and eagerly, and how far the two are apart after a few."""
-    rows, count = [], 4 if quick else 300
-    for name, (config, field) in cases(quick).items():
-        kinds = ("graphs", "compiled graphs", "eager") if device == "cuda" else ("eager",)
-        loss = {}
-        for kind in kinds:
+    count, loss = 4 if quick else 300, {}
+    for kind in ("eager", "graphs", "compiled graphs") if device == "cuda" else ("eager",):
+        for name, (config, field) in cases(quick).items():
+            if time.time() > until - 30 * ("compiled" in kind):
+                print(f"left out for want of time: {kind}, {name}")
+                continue
             one = step(config, field, device, "graphs" in kind)
             if "compiled" in kind:
+                torch._dynamo.reset()  # or the kinds before count towards its limit
                 one.agent.compile()
             for _ in range(2 * WARM * config.policy_every):
                 one()
-            metrics = one()
-            loss[kind] = float(metrics["loss"])
+            loss[name, kind] = float(one()["loss"])
             wait(device)
             begin = time.perf_counter()
             for _ in range(count):
                 one()
             wait(device)
             speed = count / (time.perf_counter() - begin)
-            rows.append(Row(f"update, {name}", f"{OURS} {kind}", speed, "updates/s"))
-        for kind in kinds[:-1]:
-            apart = abs(loss[kind] - loss["eager"]) / max(abs(loss["eager"]), 1e-9)
-            rows.append(Row(f"loss apart, {name}", f"{OURS} {kind}", apart, "share"))
-    return rows
+            yield Row(f"update, {name}", f"{OURS} {kind}", speed, "updates/s")
+            if kind != "eager":
+                apart = abs(loss[name, kind] - loss[name, "eager"])
+                apart /= max(abs(loss[name, "eager"]), 1e-9)
+                yield Row(f"loss apart, {name}", f"{OURS} {kind}", apart, "share")
 
 
-def learn(quick: bool, device: str, seconds: float, folder: Path) -> list[Row]:
+def learn(quick: bool, device: str, until: float, folder: Path) -> Iterator[Row]:
     """Cartpole swingup from pixels until the time is up: curve, frames, final evaluation."""
+    seconds = max(5.0, until - time.time() - EVALUATION)
     small: dict[str, Any] = {"size": 24, "learning_starts": 50, "batch_size": 8, "hidden": 16}
     options: dict[str, Any] = {"env": TASK, "pixels": True, "device": device, "steps": 10**6}
     session = create(
@@ -129,11 +135,9 @@ def learn(quick: bool, device: str, seconds: float, folder: Path) -> list[Row]:
     env.close()
     session.close()
     print(f"{TASK} from pixels after {session.step * repeat:,} frames: {result['text']}")
-    return [
-        Row(f"{TASK} from pixels, return", OURS, result["mean"], "return"),
-        Row(f"{TASK} from pixels, frames", OURS, session.step * repeat, "frames"),
-        Row(f"{TASK} from pixels, agent steps", OURS, session.step / seconds, "steps/s"),
-    ]
+    yield Row(f"{TASK} from pixels, return", OURS, result["mean"], "return")
+    yield Row(f"{TASK} from pixels, frames", OURS, session.step * repeat, "frames")
+    yield Row(f"{TASK} from pixels, agent steps", OURS, session.step / seconds, "steps/s")
 
 
 def wait(device: str) -> None:
@@ -144,32 +148,16 @@ def wait(device: str) -> None:
 
 def main() -> None:
     """Measure, train, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--minutes", type=float, default=9.0, help="all of it ends by then")
-    parser.add_argument("--quick", action="store_true", help="shrink everything")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    options = parser.parse_args()
-    if not 0 < options.minutes < 1e4:
-        parser.error(f"--minutes is {options.minutes:g}; it must be above 0")
-    begin, rows = time.perf_counter(), []
+    options = sections.parser(__doc__, minutes=9.0).parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)
+    if options.rows is None:
+        print(f"on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-
-        def left() -> float:
-            # the evaluation takes half a minute
-            return max(5.0, 60 * options.minutes - (time.perf_counter() - begin) - 30)
-
-        parts: list[Callable[[], list[Row]]] = [
-            lambda: updates(options.quick, device),
-            lambda: learn(options.quick, device, left(), Path(folder)),
+        parts = [
+            Section("updates", lambda until: updates(options.quick, device, until), 180),
+            Section("learn", lambda until: learn(options.quick, device, until, Path(folder))),
         ]
-        for part in parts:
-            try:
-                rows += part()
-            except Exception as error:  # one part's failure must not cost the others
-                print(f"failed: {type(error).__name__}: {error}", flush=True)
-    report("gpu_control", rows, options.json)
+        sections.run("benchmarks.gpu_control", options, parts, sys.argv[1:])
 
 
 if __name__ == "__main__":

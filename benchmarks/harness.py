@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 OURS = "sightline"
+WIDTH = 140
+"""Columns of a table that goes to a file."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def report(benchmark: str, rows: Sequence[Row], path: Path | None = None) -> Non
     found = {(row.case, row.unit, row.system): row for row in rows}
     for case, unit in dict.fromkeys((row.case, row.unit) for row in rows):
         table.add_row(case, *(_cell(found.get((case, unit, system))) for system in systems), unit)
-    Console().print(table)
+    # a file has no width, and a table that is cut to the usual one can't be read
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     if path is not None:
         content = {"benchmark": benchmark, "machine": info, "rows": [asdict(row) for row in rows]}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 OUR_PACKAGES = ("agents", "configs", "envs", "replay", "vision")
 """Names that a module of a user's can't have: ours are found first."""
+
+CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+"""The form of module:function."""
 
 
 def look_here() -> None:

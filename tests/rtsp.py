@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import av
 
-from tests.stream import Server, flat
+from benchmarks.stream import Server, flat
 
 SDP = (
     "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=test\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"

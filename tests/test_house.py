@@ -71,6 +71,11 @@ def test_only_tests_benchmarks_and_examples_import_agents() -> None:
                 assert "agents" not in set(imported(path)), path
 
 
+def test_only_tests_import_tests() -> None:
+    for path in [*modules("benchmarks"), *modules("examples")]:
+        assert "tests" not in set(imported(path)), path
+
+
 def test_configs_need_only_the_standard_library_and_yaml() -> None:
     allowed = sys.stdlib_module_names | {"configs", "yaml"}
     for path in modules("configs"):

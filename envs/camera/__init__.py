@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Camera": "envs.camera.feed",
     "CameraEnv": "envs.camera.env",
     "Feed": "envs.camera.feed",
     "Frame": "envs.camera.feed",

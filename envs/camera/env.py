@@ -18,8 +18,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from envs.camera.feed import Feed, Frame, open_camera
-from envs.camera.sinks import Sink, open_sink
-from envs.camera.sinks import now as unix_time
+from envs.camera.sinks import Sink, message, open_sink
 from envs.camera.view import View
 
 Reward = Callable[[np.ndarray, Any], float]
@@ -289,16 +288,9 @@ class CameraEnv(gymnasium.Env[np.ndarray, Any]):
         assert self._sink is not None
         self._seq += 1
         plain = int(action) if np.ndim(action) == 0 else np.asarray(action).tolist()
-        message = {
-            "seq": self._seq,
-            "time": round(unix_time(), 6),
-            "action": plain,
-            "frame": self._frame.number if self._frame else 0,
-            "age_ms": round(1e3 * self._frame.age, 2) if self._frame else None,
-            "safe": safe,
-        }
+        number, age = (self._frame.number, self._frame.age) if self._frame else (0, None)
         now = time.monotonic()
-        if self._sink.send(message):
+        if self._sink.send(message(self._seq, plain, number, age, safe=safe)):
             self._away_since = None
             return True
         self._away_since = now if self._away_since is None else self._away_since

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,45 +41,6 @@ class Frame(NamedTuple):
     def age(self) -> float:
         """Seconds since it arrived."""
         return time.monotonic() - self.time
-
-
-class Camera(Protocol):
-    """Pictures as they come; a context manager, whose entry waits for the first one."""
-
-    def __enter__(self) -> Camera: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(H, W, 3) of every picture."""
-        ...
-
-    @property
-    def rate(self) -> float:
-        """Pictures a second over the last seconds; 0 while too few came to tell."""
-        ...
-
-    @property
-    def ended(self) -> bool:
-        """The source has no more pictures: a file's end."""
-        ...
-
-    def latest(self) -> Frame:
-        """The newest picture, at once, however old: its `age` tells."""
-        ...
-
-    def read(self, timeout: float | None = None, *, after: int | None = None) -> Frame | None:
-        """The newest picture that is newer than number `after`, waiting for it.
-
-        Without `after`: newer than what `read` returned last. None after `timeout` seconds, or
-        where no more will come.
-        """
-        ...
-
-    def trouble(self) -> str:
-        """Why the newest picture should not be acted on; empty where it may."""
-        ...
 
 
 class Feed:
@@ -201,13 +162,17 @@ class Feed:
         return self._read_last == frame.number or (not self._pace and frame.age > self._stale)
 
     def latest(self) -> Frame:
-        """The newest picture; RuntimeError before the camera was entered."""
+        """The newest picture, at once, however old; RuntimeError before the camera was entered."""
         if self._frame is None:
             raise RuntimeError(f"{self.name} has not been opened: use it in a `with` block")
         return self._frame
 
     def read(self, timeout: float | None = None, *, after: int | None = None) -> Frame | None:
-        """The newest picture newer than `after`; see Camera."""
+        """The newest picture that is newer than number `after`, waiting for it.
+
+        Without `after`: newer than what `read` returned last. None after `timeout` seconds, or
+        where no more will come.
+        """
         seen = self._read_last if after is None else after
 
         def ready() -> bool:

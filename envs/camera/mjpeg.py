@@ -7,7 +7,6 @@ decodes; all others are dropped and counted.
 
 from __future__ import annotations
 
-import base64
 import http.client
 import socket
 import ssl
@@ -16,11 +15,11 @@ import time
 from collections import Counter
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 
-from envs.camera.sources import Picture, SourceLost, public
+from envs.camera.sources import Picture, SourceLost, address, public
 
 MAX_PART = 16 << 20
 """Bytes of one JPEG, at most."""
@@ -227,28 +226,18 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
 def _connect(
     url: str, timeout: float
 ) -> tuple[http.client.HTTPConnection, socket.socket, http.client.HTTPResponse]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:  # a host or a port that is none
-        why = str(error).partition(" as ")[0]  # what it quotes may be a part of a password
-        raise SourceLost(f"no address: {why}") from None
-    if not parts.hostname:
-        raise ValueError(f"camera {public(url)!r} names no host")
+    parts, host, login = address(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(
-            parts.hostname, port, timeout=timeout, context=context
-        )
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=context)
     else:
-        connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
+        connection = http.client.HTTPConnection(host, parts.port, timeout=timeout)
     headers = {"Accept": "multipart/x-mixed-replace, image/jpeg;q=0.5"}
-    if parts.username:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        headers["Authorization"] = "Basic " + base64.b64encode(pair).decode()
+    if login:
+        headers["Authorization"] = login
     path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_KEPT)
-    where = f"{parts.hostname}:{connection.port}"
+    where = f"{host}:{connection.port}"
     try:
         connection.request("GET", path, headers=headers)
         opened = connection.sock  # http.client forgets it, and shutting it down ends a read

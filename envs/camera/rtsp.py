@@ -6,11 +6,9 @@ waited for in there.
 
 from __future__ import annotations
 
-import base64
 import socket
-from urllib.parse import unquote, urlsplit
 
-from envs.camera.sources import SourceLost
+from envs.camera.sources import SourceLost, address
 
 PORT = 554
 
@@ -22,19 +20,11 @@ def status(url: str, timeout: float) -> str:
     answer each. 401 may well be no refusal: a camera can ask for more than Basic authentication.
     Raises SourceLost, fit for logs, where there is no such camera.
     """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or PORT
-    except ValueError as error:  # what it quotes may be a part of a password
-        raise SourceLost(f"no address: {str(error).partition(' as ')[0]}") from None
-    if not host:
-        raise SourceLost("it names no host")
-    login = ""
-    if parts.username:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        login = f"Authorization: Basic {base64.b64encode(pair).decode()}\r\n"
+    parts, host, login = address(url)
+    port = parts.port or PORT
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    request = f"DESCRIBE {bare} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n{login}\r\n"
+    request = f"DESCRIBE {bare} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n"
+    request += f"Authorization: {login}\r\n\r\n" if login else "\r\n"
     try:
         with socket.create_connection((host, port), timeout) as connection:
             connection.settimeout(timeout)

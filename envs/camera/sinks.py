@@ -36,6 +36,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
+from envs.find import CALLABLE, find_callable
+
 Message = dict[str, Any]
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
@@ -51,6 +53,22 @@ KINDS = ("stdout", "tcp://HOST:PORT", "udp://HOST:PORT", "module:function")
 def now() -> float:
     """Unix time as the process found it, counted on by the monotonic clock: it never goes back."""
     return _EPOCH + time.monotonic()
+
+
+def message(seq: int, action: Any, frame: int, age: float | None, *, safe: bool) -> Message:
+    """A message as above, of this moment.
+
+    action  a number, or a list of floats
+    age     seconds since the picture arrived; None where no picture is answered
+    """
+    return {
+        "seq": seq,
+        "time": round(now(), 6),
+        "action": action,
+        "frame": frame,
+        "age_ms": None if age is None else round(1e3 * age, 2),
+        "safe": safe,
+    }
 
 
 class Sink(Protocol):
@@ -327,9 +345,7 @@ def open_sink(sink: str | Callable[[Any], Any], *, token: str = "", timeout: flo
         tcp = TcpSink(host, port, token)
         tcp.connect(timeout)
         return tcp
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", sink):
-        from envs.find import find_callable
-
+    if CALLABLE.fullmatch(sink):
         return FunctionSink(find_callable(sink, "sink"))
     raise ValueError(f"unknown sink {sink!r}; expected {', '.join(KINDS)}")
 

@@ -9,13 +9,17 @@ import os
 import re
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import numpy as np
+
+from envs.find import CALLABLE, find_callable
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Endings of the files that a folder is read for."""
@@ -277,9 +281,7 @@ def opener(
         return lambda counts: FolderSource(path, counts)
     if path.is_file():
         return lambda _: OpenCVSource(str(path), live=False, timeout=timeout)
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text):
-        from envs.find import find_callable
-
+    if CALLABLE.fullmatch(text):
         function = find_callable(text, "camera")
         return lambda _: FunctionSource(function)
     hint = f"; did you mean http://{text}?" if re.match(r"[\w.-]+:\d+(/|$)", text) else ""
@@ -300,6 +302,22 @@ def public(source: str) -> str:
     if "@" in host or ":" in host:
         return scheme + colon + rest.rpartition("@")[2]
     return source
+
+
+def address(url: str) -> tuple[SplitResult, str, str]:
+    """A URL's parts, its host, and the header of Basic authentication, '' without a user.
+
+    Raises SourceLost, fit for logs, where it has no host, or a port that can't be one.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:  # what it quotes may be a part of a password
+        raise SourceLost(f"no address: {str(error).partition(' as ')[0]}") from None
+    if not host:
+        raise SourceLost("it names no host")
+    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+    return parts, host, f"Basic {b64encode(pair).decode()}" if parts.username else ""
 
 
 def devices() -> list[str]:

@@ -20,18 +20,18 @@ import numpy as np
 import pytest
 
 from agents import cli
+from agents.film import Recorder
 from agents.latency import Durations
 from agents.live import Live
 from agents.live_config import LiveConfig, check
 from agents.live_run import agents_view
-from agents.record import Recorder
 from agents.start import create
+from benchmarks.stream import Stream
 from envs.camera import Lens, View, open_camera, open_sink
 from envs.camera.actions import ActionPort, Inbox
 from envs.camera.feed import Feed
 from tests.envs.test_camera import film, until
 from tests.envs.test_camera_actions import DISCRETE
-from tests.stream import Stream
 
 
 class Reader:

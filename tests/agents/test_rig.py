@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import av
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from agents import cli, load
+from agents.film import Recorder
 from agents.live import Acted
-from agents.record import Recorder, Watcher, overlay
 from agents.start import create, resume
+from agents.watch import Watcher, overlay
+from benchmarks.stream import flat
+from envs.actions import actions
 from envs.camera import CameraEnv, Frame, View, open_camera
 from envs.camera.sim import Sim
 from envs.camera.view import saved
 from tests.envs.test_camera import until
+from tests.envs.test_camera_actions import DISCRETE
 from tests.sim import playing
-from tests.stream import flat
 
 RIG = "tests.agents.test_rig:Rig"
 
@@ -171,13 +175,29 @@ def test_a_watcher_never_keeps_the_loop_waiting() -> None:
         time.sleep(0.05)
         seen.append(picture)
 
-    watcher = Watcher(View(), None, [slow])
+    watcher = Watcher(View(), DISCRETE, None, [slow])
     began = time.monotonic()
     for number in range(200):
         watcher(Acted(Frame(flat(0), number, began), 1, False, None))
     assert time.monotonic() - began < 0.05
     watcher.close()
     assert 1 <= len(seen) < 10 and not watcher.fault
+
+
+def test_a_watcher_calls_actions_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("agents.watch.overlay", lambda _, text, **__: told.append(text))
+    frame = Frame(flat(0), 9, 0.0)
+    floats = actions(gymnasium.spaces.Box(-2, 2, (2,)), "env")
+    named = DISCRETE._replace(names=("noop", "fire", "left", "right"))  # of the numbers 1 to 4
+    for known, action, safe in ((named, 4, False), (named, 1, True), (floats, [0.5, -2.0], False)):
+        watcher = Watcher(View(), known, None, [lambda *_: None])
+        watcher(Acted(frame, action, safe, None))
+        watcher.close()
+        assert not watcher.fault
+    assert [text.partition("   ")[0] for text in told] == [
+        "action right", "SAFE action noop", "action +0.50 -2.00"
+    ]  # fmt: skip
 
 
 def test_a_players_observation_is_kept_for_explanations(tmp_path: Path) -> None:

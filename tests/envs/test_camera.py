@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.stream import Stream, flat, jpeg
 from envs.camera import Feed, Lens, View, open_camera
 from envs.camera.mjpeg import MAX_HEAD, MAX_PART, PartParser, jpeg_size
 from envs.camera.sources import public
 from envs.camera.view import lens
-from tests.stream import Stream, flat, jpeg
 
 
 def until(true: Callable[[], object], limit: float = 15.0) -> bool:
@@ -367,6 +367,7 @@ def test_a_function_is_a_camera_and_may_fail_for_a_while() -> None:
         ("http://127.0.0.1:99999/x", "no address: Port out of range"),
         ("http://me:p@127.0.0.1:x/y", "no address: Port could not be cast to integer value"),
         ("http://[::1/x", "no address: Invalid IPv6 URL"),
+        ("http://me@/x", "camera http:///x: it names no host"),
         ("HTTP://127.0.0.1:9/a ü", "no answer from 127.0.0.1:9: Connection refused"),
         ("htp://127.0.0.1/x", r"doesn't open with OpenCV's FFmpeg; did you mean http://\?"),
         ("EMPTY", "is empty: 0 bytes"),
@@ -399,7 +400,7 @@ def test_a_camera_that_does_not_open_says_what_was_tried(
     ("source", "text"),
     [
         ("no/such/file.mp4", "camera 'no/such/file.mp4' is no device index"),
-        ("tests.stream:Flat", "camera 'tests.stream:Flat': tests.stream has no 'Flat'; did you"),
+        ("tests.sim:Playing", "camera 'tests.sim:Playing': tests.sim has no 'Playing'; did you"),
         (" ", "the camera's name is empty"),
         ("nowhere:take", "camera 'nowhere:take': no module 'nowhere'"),
     ],

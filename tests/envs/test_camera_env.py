@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from benchmarks.stream import Stream, flat
 from envs.camera import CameraEnv, View
 from envs.camera import env as camera_env
 from envs.check import check
 from tests.sim import playing
-from tests.stream import Stream, flat
 
 
 class Rig:

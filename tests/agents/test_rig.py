@@ -79,8 +79,10 @@ def test_an_agent_is_trained_and_acts_through_one_view(
     again = resume(folder, 44)
     again.close()
     monkeypatch.setattr(test_rig.Rig, "view_of", View(grey=True, resize=(16, 20)))
+    quiet = threading.active_count()
     with pytest.raises(ValueError, match=r"another view: crop is None here and \(0, 0, 16, 16\)"):
         resume(folder, 48)
+    assert until(lambda: threading.active_count() <= quiet)  # its camera was closed
 
     capfd.readouterr()
     words = ["run", str(folder), "--camera", sim.stream, "--rate", "0", "--max-seconds", "0.5"]

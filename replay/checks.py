@@ -202,18 +202,3 @@ def frames(value: Frames, spec: dict[str, Field], single: bool, count: int) -> d
     for name, frame in found.items():
         finite(name, frame)
     return found
-
-
-def masses(index: torch.Tensor, leaf: torch.Tensor, size: int) -> None:
-    """ValueError unless `index` and `leaf` are (N,) and may be set in a tree of `size` leaves."""
-    if index.shape != leaf.shape or index.ndim != 1:
-        raise ValueError(
-            f"index has shape {tuple(index.shape)} and leaf {tuple(leaf.shape)}; both are (N,)"
-        )
-    bad = ((index < 0) | (index >= size) | ~((leaf >= 0) & leaf.isfinite())).nonzero()
-    if len(bad):
-        first = int(bad[0])
-        raise ValueError(
-            f"leaf {int(index[first])} cannot become {float(leaf[first])}; an index lies in "
-            f"[0, {size}) and a mass is finite and at least 0"
-        )

@@ -17,8 +17,8 @@ _LARGEST = 1024  # words that one program copies
 class TritonOps:
     """`replay.state.Ops`, for a CUDA device (or Triton's interpreter)."""
 
-    def __init__(self, state: State, fan_out: int | None = None) -> None:
-        self.tree = TritonTree(state.size, state.device, fan_out, state.overall)
+    def __init__(self, state: State) -> None:
+        self.tree = TritonTree(state.size, state.device, state.overall)
         self._bits = state.size.bit_length() if state.ranked else 0
 
     def write(self, state: State, step: Step) -> None:

@@ -18,26 +18,12 @@ _WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)  # widest first
 class Tree(Protocol):
     """A priority tree over tensors: `replay.tree_triton` or `replay.tree_torch`."""
 
-    size: int
     leaves: Tensor
-
-    @property
-    def total(self) -> float: ...
 
     @property
     def nbytes(self) -> int: ...
 
-    def set(self, index: Tensor, leaf: Tensor) -> None: ...
-
-    def touch(self, index: Tensor) -> None: ...
-
     def touch_all(self) -> None: ...
-
-    def fill(self, leaf: Tensor) -> None: ...
-
-    def sample(self, uniforms: Tensor) -> Tensor: ...
-
-    def draw(self, uniforms: Tensor, beta: float) -> tuple[Tensor, Tensor]: ...
 
 
 class Step(NamedTuple):

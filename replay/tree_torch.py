@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from replay import checks
-
 TINY = 1.1754944e-38  # least normal float32
 
 
@@ -18,18 +16,11 @@ class TorchTree:
     """`replay.tree_triton.TritonTree`'s interface, in plain PyTorch; `least` as there."""
 
     def __init__(self, size: int, device: torch.device | str, least: bool = False) -> None:
-        if size < 1:
-            raise ValueError(f"size is {size}; it must be at least 1")
         self.size = size
         self.least = least
         self.device = torch.device(device)
         self.leaves = torch.zeros(size, dtype=torch.float32, device=device)
         self._numbers = torch.arange(size, device=device)
-
-    @property
-    def total(self) -> float:
-        """Sum of all leaves, in float64; waits for the device."""
-        return float(self.leaves.double().sum())
 
     @property
     def nbytes(self) -> int:
@@ -41,40 +32,8 @@ class TorchTree:
         """What a tree of `size` leaves takes, in bytes, with the running sums of a draw."""
         return size * (4 + 8 + 24)
 
-    def set(self, index: Tensor, leaf: Tensor) -> None:
-        """Give leaves `index` (N,) int64 the masses `leaf` (N,) float32, finite and >= 0.
-
-        The last of duplicates wins. ValueError, with nothing written, for a bad index or mass.
-        """
-        checks.masses(index, leaf, self.size)
-        put(self.leaves, index, leaf)
-
-    def touch(self, index: Tensor) -> None:
-        """Nothing: there are no sums to refresh."""
-
     def touch_all(self) -> None:
-        """Nothing."""
-
-    def fill(self, leaf: Tensor) -> None:
-        """Replace all `size` leaves at once."""
-        if leaf.shape != (self.size,) or not bool((leaf.isfinite() & (leaf >= 0)).all()):
-            raise ValueError(f"leaves must be {self.size} finite masses of at least 0")
-        self.leaves.copy_(leaf)
-
-    def sample(self, uniforms: Tensor) -> Tensor:
-        """Leaf under each of `uniforms` (N,) float64 in [0, 1), times the total mass."""
-        self._require_mass()
-        return self.find(uniforms)[0]
-
-    def draw(self, uniforms: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        """One leaf from each of N equal strata of the mass, and its importance weight.
-
-        See `replay.tree.PriorityTree.draw`. `uniforms` (N,) float64 in [0, 1).
-        """
-        self._require_mass()
-        index, leaf = self.find(strata(uniforms))
-        exponent = torch.full((1,), beta, dtype=torch.float64, device=self.device)
-        return index, self.weigh(leaf, exponent)
+        """Nothing: there are no sums to refresh."""
 
     def weigh(self, leaf: Tensor, beta: Tensor) -> Tensor:
         """Importance weights (N,) float32 of drawn leaves (N,): (P_min / P_i)^beta; 0 for leaf 0.
@@ -98,10 +57,6 @@ class TorchTree:
         found = kept[found]
         found = torch.where(found < 0, some.int().argmax(), found)
         return torch.where(some.any(), found, -1), self.leaves[found]
-
-    def _require_mass(self) -> None:
-        if not self.total > 0:
-            raise ValueError("the tree holds no mass; set a leaf above 0 first")
 
 
 def strata(uniforms: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from its children and never changed by a difference, so that no addition is atom
 count once; a leaf of zero is never returned. A level costs one round trip to memory, whatever its
 width, so three levels of 128 or 256 children beat many narrow ones here.
 
-Nothing but `set`, `fill` and `total` waits for the device, so the rest can be captured in a CUDA
-graph. Without a GPU the kernels run under Triton's interpreter (TRITON_INTERPRET=1).
+Nothing waits for the device, so all of it can be captured in a CUDA graph. What draws from the tree
+lies in `replay.kernels`, on the parts below. Without a GPU the kernels run under Triton's
+interpreter (TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from replay import checks
 
 TINY = tl.constexpr(1.1754944e-38)  # least normal float32
 EXACT = {"enable_fp_fusion": False}  # products and sums round apart, as on the CPU
@@ -94,45 +93,6 @@ def weigh(
 
 
 @triton.jit(do_not_specialize=["count"])
-def draw_kernel(
-    uniforms, leaves, sums, index, leaf, count,
-    F: tl.constexpr, TOP: tl.constexpr, STRATIFIED: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    i = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    share = tl.load(uniforms + i, mask=i < count, other=0.0)
-    if STRATIFIED:
-        share = (i.to(tl.float64) + share) / count.to(tl.float64)
-    found, mass = descend(leaves, sums, share, F, TOP)
-    tl.store(index + i, found, mask=i < count)
-    tl.store(leaf + i, mass, mask=i < count)
-
-
-@triton.jit(do_not_specialize=["count"])
-def weigh_kernel(
-    leaf, beta, weight, minima, count,
-    F: tl.constexpr, TOP: tl.constexpr, LEAST: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    i = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
-    found = weigh(leaf, i, count, beta, minima, F, TOP, LEAST, CHUNK)
-    tl.store(weight + i, found, mask=i < count)
-
-
-@triton.jit(do_not_specialize=["count"])
-def put_kernel(leaves, index, leaf, count, TILE: tl.constexpr, CHUNK: tl.constexpr):
-    """Write leaves; of duplicates the last, whichever program runs first."""
-    i = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    slot = tl.load(index + i, mask=i < count, other=-1)
-    later = tl.zeros([TILE], tl.int32)
-    for start in range(0, count, CHUNK):
-        j = start + tl.arange(0, CHUNK)
-        other = tl.load(index + j, mask=j < count, other=-1)
-        same = (other[None, :] == slot[:, None]) & (j[None, :] > i[:, None])
-        later = tl.maximum(later, tl.max(same.to(tl.int32), 1))
-    value = tl.load(leaf + i, mask=i < count, other=0.0)
-    tl.store(leaves + slot, value, mask=(slot >= 0) & (later == 0))
-
-
-@triton.jit(do_not_specialize=["count"])
 def sum_kernel(
     source, out, index, count,
     SPAN: tl.constexpr, F: tl.constexpr, LEAST: tl.constexpr, TILE: tl.constexpr,
@@ -153,36 +113,27 @@ def sum_kernel(
     tl.store(out + node, found, mask=slot >= 0)
 
 
-def width(size: int, least: int = LEAST) -> int:
+def width(size: int) -> int:
     """Children of a node so that three levels hold `size` leaves: a power of two."""
-    found = least
+    found = LEAST
     while found**3 < size:
         found *= 2
     return found
 
 
 class TritonTree:
-    """`replay.tree.PriorityTree` with tensors of one device; see the module's text.
+    """Masses over `size` leaves, and their sums; see the module's text.
 
-    leaves  (size padded to whole blocks,) float32, for reading
+    leaves  (size padded to whole blocks,) float32; who writes some touches them
     sums    float64: of each block of leaves, then from `top` on of each block of those
     minima  like `sums`, the least masses above 0; kept with `least` only
-    Raises ValueError for a size below 1 or above `WIDEST`^3.
+    Raises ValueError for a size above `WIDEST`^3.
     """
 
-    def __init__(
-        self,
-        size: int,
-        device: torch.device | str,
-        fan_out: int | None = None,
-        least: bool = False,
-    ) -> None:
-        if size < 1:
-            raise ValueError(f"size is {size}; it must be at least 1")
-        self.size = size
-        self.fan_out = width(size) if fan_out is None else fan_out
-        if not size <= self.fan_out**3 <= WIDEST**3:
-            raise ValueError(f"size is {size}; three levels of {self.fan_out} can't hold it")
+    def __init__(self, size: int, device: torch.device | str, least: bool = False) -> None:
+        self.size, self.fan_out = size, width(size)
+        if self.fan_out > WIDEST:
+            raise ValueError(f"size is {size}; it must be at most {WIDEST**3}")
         blocks = -(-size // self.fan_out)
         self.top = -(-blocks // self.fan_out) * self.fan_out
         self.device = torch.device(device)
@@ -190,11 +141,6 @@ class TritonTree:
         self.sums = torch.zeros(self.top + self.fan_out, dtype=torch.float64, device=device)
         self.least = least
         self.minima = torch.full_like(self.sums, float("inf")) if least else self.sums
-
-    @property
-    def total(self) -> float:
-        """Sum of all leaves, in float64; waits for the device."""
-        return float(self.sums[self.top :].sum())
 
     @property
     def nbytes(self) -> int:
@@ -207,19 +153,6 @@ class TritonTree:
         fan_out = width(size)
         blocks = -(-size // fan_out)
         return blocks * fan_out * 4 + (blocks + 2 * fan_out) * 16
-
-    def set(self, index: Tensor, leaf: Tensor) -> None:
-        """Give leaves `index` (N,) int64 the masses `leaf` (N,) float32, finite and >= 0.
-
-        The last of duplicates wins. ValueError, with nothing written, for a bad index or mass.
-        """
-        checks.masses(index, leaf, self.size)
-        count = len(index)
-        if count:
-            put_kernel[grid(count, TILE)](
-                self.leaves, index, leaf, count, TILE=TILE, CHUNK=chunk(count), **EXACT
-            )
-            self.touch(index)
 
     def touch(self, index: Tensor) -> None:
         """Refresh the sums over leaves `index` (N,) int64; -1 stands for none."""
@@ -239,49 +172,6 @@ class TritonTree:
     def touch_all(self) -> None:
         """Refresh every sum, after `leaves` were replaced."""
         self.touch(torch.arange(0, self.size, self.fan_out, device=self.device))
-
-    def fill(self, leaf: Tensor) -> None:
-        """Replace all `size` leaves at once."""
-        if leaf.shape != (self.size,) or not bool((leaf.isfinite() & (leaf >= 0)).all()):
-            raise ValueError(f"leaves must be {self.size} finite masses of at least 0")
-        self.leaves[: self.size] = leaf
-        self.touch_all()
-
-    def sample(self, uniforms: Tensor) -> Tensor:
-        """Leaf under each of `uniforms` (N,) float64 in [0, 1), times the total mass."""
-        self._require_mass()
-        return self._draw(uniforms, stratified=False)[0]
-
-    def draw(self, uniforms: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        """One leaf from each of N equal strata of the mass, and its importance weight.
-
-        See `replay.tree.PriorityTree.draw`. `uniforms` (N,) float64 in [0, 1).
-        """
-        self._require_mass()
-        index, leaf = self._draw(uniforms, stratified=True)
-        count = len(index)
-        exponent = torch.full((1,), beta, dtype=torch.float64, device=self.device)
-        weight = torch.empty_like(leaf)
-        each = chunk(count)
-        weigh_kernel[grid(count, each)](
-            leaf, exponent, weight, self.minima, count, F=self.fan_out, TOP=self.top,
-            LEAST=self.least, CHUNK=each, **EXACT,
-        )  # fmt: skip
-        return index, weight
-
-    def _draw(self, uniforms: Tensor, stratified: bool) -> tuple[Tensor, Tensor]:
-        count = len(uniforms)
-        index = torch.empty(count, dtype=torch.int64, device=self.device)
-        leaf = torch.empty(count, dtype=torch.float32, device=self.device)
-        draw_kernel[grid(count, TILE)](
-            uniforms, self.leaves, self.sums, index, leaf, count, F=self.fan_out, TOP=self.top,
-            STRATIFIED=stratified, TILE=TILE, **EXACT,
-        )  # fmt: skip
-        return index, leaf
-
-    def _require_mass(self) -> None:
-        if not self.total > 0:
-            raise ValueError("the tree holds no mass; set a leaf above 0 first")
 
 
 def grid(count: int, each: int) -> tuple[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,12 @@ def leaves(replay: PrioritizedReplay) -> np.ndarray:
     """Leaves (rows * lanes,) float32."""
     store = replay.store
     return array(store.tree.leaves)[: store.rows * store.lanes]
+
+
+def total(replay: PrioritizedReplay) -> float:
+    """What the leaves on a device add up to, as the tree has it: the sum at its top."""
+    tree: Any = replay.store.tree  # type: ignore[attr-defined]
+    return float((tree.sums[tree.top :] if hasattr(tree, "sums") else tree.leaves.double()).sum())
 
 
 def row_ids(replay: PrioritizedReplay, slots: np.ndarray) -> np.ndarray:

@@ -90,9 +90,6 @@ def launch_all(ranked: bool) -> None:
     ops.update(held, torch.zeros(2000, dtype=torch.int64), torch.zeros(2000))
     ops.sample(held, 32, beta, torch.zeros(32, dtype=torch.float64))
     ops.stacks(held, torch.zeros(lanes, dtype=torch.int64))
-    ops.tree.set(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
-    ops.tree.sums[ops.tree.top] = 1.0
-    ops.tree.draw(torch.zeros(32, dtype=torch.float64), 0.4)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from replay import Field, PrioritizedReplay
 from replay import device as replay_device
 from replay.device import kernels_for, launch_one
 from replay.tree import PriorityTree
-from replay.tree_torch import TorchTree, put
+from replay.tree_torch import put
 from tests.replay.backends import (
     DEVICE,
     TORCH,
@@ -32,6 +33,7 @@ from tests.replay.backends import (
     leaves,
     needs_triton,
     row_ids,
+    total,
 )
 from tests.replay.tree_reference import ReferenceTree
 
@@ -39,164 +41,136 @@ LAST = np.nextafter(1.0, 0.0)  # the greatest uniform that a generator returns
 HOUSE = Path(__file__).parents[2]
 
 
-class OnDevice:
-    """A tree over tensors behind the host trees' interface of arrays."""
+@dataclass
+class Drawn:
+    """A replay of one lane, none of whose rows was written: its leaves are set as they are."""
 
-    def __init__(self, tree: object) -> None:
-        self.tree = tree
+    replay: PrioritizedReplay
 
-    def __getattr__(self, name: str) -> object:
-        value = getattr(self.tree, name)
-        if not callable(value):
-            return array(value)
+    @classmethod
+    def of(cls, size: int, where: dict[str, str]) -> Drawn:
+        return cls(PrioritizedReplay(size, Field((), "float32"), **where))
 
-        def call(*arguments: object) -> object:
-            sent = [torch.from_numpy(a).to(DEVICE) if isinstance(a, np.ndarray) else a
-                    for a in arguments]  # fmt: skip
-            out = value(*sent)
-            return tuple(map(array, out)) if isinstance(out, tuple) else array(out)
+    @property
+    def store(self) -> Any:
+        return self.replay.store
 
-        return call
+    def set(self, index: np.ndarray, leaf: np.ndarray) -> None:
+        """Give leaves `index`, each once, their masses."""
+        at = torch.from_numpy(index).to(DEVICE)
+        self.store.tree.leaves[at] = torch.from_numpy(leaf).to(DEVICE)
+        if hasattr(self.store.tree, "touch"):
+            self.store.tree.touch(at)
 
-
-def triton_tree(size: int) -> OnDevice:
-    from replay.tree_triton import TritonTree
-
-    return OnDevice(TritonTree(size, DEVICE, 16 if size <= 16**3 else None))
-
-
-def torch_tree(size: int) -> OnDevice:
-    return OnDevice(TorchTree(size, DEVICE))
+    def draw(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Leaves and weights of a stratified draw."""
+        batch = self.store.sample(len(uniforms), 0.7, torch.from_numpy(uniforms).to(DEVICE))
+        return array(batch.index) % self.store.rows, array(batch.weight)
 
 
-Make = Callable[[int], OnDevice]
-TREES = [pytest.param(torch_tree, id="torch"), pytest.param(triton_tree, id="triton",
-                                                           marks=needs_triton)]  # fmt: skip
+def at_edges(edges: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Uniforms (count,), of which each lies at an edge, a share of the mass, in its stratum."""
+    uniforms = generator.random(count)
+    uniforms[0], uniforms[-1] = 0.0, LAST
+    for edge in generator.permutation(edges[edges < 1]):
+        stratum = int(edge * count)
+        uniforms[stratum] = min(max(edge * count - stratum, 0.0), LAST)
+    return uniforms
+
+
+DEVICES = [TORCH, TRITON]
 
 
 # ----------------------------------------------------------------------------------------- trees
 
 
-@pytest.mark.parametrize("make", TREES)
-@pytest.mark.parametrize("size", [1, 7, 16, 17, 250, 700, 4000, 5000])
-def test_trees_agree(make: Make, size: int) -> None:
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("size", [3, 17, 127, 128, 129, 4000, 16_384, 16_385, 40_000])
+def test_trees_agree(where: dict[str, str], size: int) -> None:
     generator = np.random.default_rng(size)
-    ours, host, twin = make(size), PriorityTree(size), ReferenceTree(size)
+    ours, host, twin = Drawn.of(size, where), PriorityTree(size), ReferenceTree(size)
     for turn in range(3):
-        index = generator.integers(0, size, generator.integers(1, 40))
+        index = generator.choice(size, min(size, int(generator.integers(1, 40))), replace=False)
         # Whole numbers add up without rounding in any order, so equal means equal.
         leaf = generator.integers(turn == 0, 9, index.size).astype(np.float32)
-        for tree in (ours, host, twin):
+        ours.set(index, leaf)
+        for tree in (host, twin):
             tree.set(index, leaf)
-        assert np.array_equal(ours.leaves[:size], twin.leaves)
-        assert ours.total == twin.total == host.total
+        assert np.array_equal(leaves(ours.replay)[:size], twin.leaves)
+        assert total(ours.replay) == twin.total == host.total
         if not host.total:
             continue
-        edges = generator.permutation(int(host.total))[:40] / host.total
-        uniforms = np.concatenate([generator.random(20), edges, [0.0, LAST]])
-        np.testing.assert_array_equal(ours.sample(uniforms), twin.sample(uniforms))
-        uniforms = generator.random(int(generator.integers(1, 50)))
-        found, weight = ours.draw(uniforms, 0.7)
-        expected, share = host.draw(uniforms, 0.7)
-        np.testing.assert_array_equal(found, expected)
-        np.testing.assert_allclose(weight, share, rtol=2e-7)
+        edges = np.arange(int(host.total)) / host.total
+        for count in (1, 50):
+            uniforms = at_edges(edges, count, generator)
+            found, weight = ours.draw(uniforms)
+            expected, share = host.draw(uniforms, 0.7)
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(found, twin.draw(uniforms, 0.7)[0])
+            np.testing.assert_allclose(weight, share, rtol=2e-7)
 
 
-@pytest.mark.parametrize("make", TREES)
+@pytest.mark.parametrize("where", DEVICES)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_never_returns_a_zero_leaf(make: Make, share: float) -> None:
+def test_never_returns_a_zero_leaf(where: dict[str, str], share: float) -> None:
     """Masses from 1e-30 to 1e30, so that every sum rounds, and uniforms at every edge."""
     generator = np.random.default_rng(int(100 * share))
-    for size in (3, 300, 2000):
+    for size in (3, 300, 2000, 20_000):
         leaf = (10.0 ** generator.uniform(-30, 30, size)).astype(np.float32)
         leaf[generator.random(size) < share] = 0
         leaf[generator.integers(size)] = 1
-        tree = make(size)
-        tree.fill(leaf)
-        edges = np.cumsum(leaf.astype(np.float64)) / tree.total
-        edges = generator.permutation(edges[edges < 1])[:150]
-        found = tree.sample(np.concatenate([[0.0, LAST], generator.random(50), edges]))
-        assert ((found >= 0) & (found < size)).all()
-        assert (leaf[found] > 0).all()
-        assert (leaf[tree.draw(np.full(20, LAST), 1.0)[0]] > 0).all()
+        tree = Drawn.of(size, where)
+        tree.set(np.arange(size), leaf)
+        edges = np.cumsum(leaf.astype(np.float64)) / total(tree.replay)
+        for uniforms in (at_edges(edges, 200, generator), np.full(20, LAST), np.zeros(20)):
+            found, _ = tree.draw(uniforms)
+            assert ((found >= 0) & (found < size)).all()
+            assert (leaf[found] > 0).all()
 
 
-@pytest.mark.parametrize("make", TREES)
-def test_tree_sums_are_exact_after_many_sets(make: Make) -> None:
+@pytest.mark.parametrize("where", DEVICES)
+def test_tree_sums_are_exact_after_many_sets(where: dict[str, str]) -> None:
     """Recomputed, never changed by a difference: as if the leaves had been set once."""
     generator = np.random.default_rng(0)
     size = 500
-    tree = make(size)
+    tree = Drawn.of(size, where)
     for _ in range(20):
-        index = generator.integers(0, size, 50)
+        index = generator.choice(size, 50, replace=False)
         leaf = (10.0 ** generator.uniform(-8, 8, 50)).astype(np.float32)
         leaf[generator.random(50) < 0.1] = 0
         tree.set(index, leaf)
-    fresh = make(size)
-    fresh.fill(tree.leaves[:size])
-    assert tree.total == fresh.total
-    assert tree.total == pytest.approx(math.fsum(tree.leaves.tolist()), rel=1e-14)
+    fresh, held = Drawn.of(size, where), leaves(tree.replay)[:size]
+    fresh.set(np.arange(size), held)
+    assert total(tree.replay) == total(fresh.replay)
+    assert total(tree.replay) == pytest.approx(math.fsum(held.tolist()), rel=1e-14)
     tree.set(np.arange(size), np.zeros(size, np.float32))
-    assert tree.total == 0
+    assert total(tree.replay) == 0
     tree.set(np.array([3, 5]), np.array([2.0**24, 1], np.float32))
-    assert tree.total == 2**24 + 1
+    assert total(tree.replay) == 2**24 + 1
 
 
-@pytest.mark.parametrize("make", TREES)
-def test_tree_draws_in_proportion(make: Make) -> None:
-    generator = np.random.default_rng(1)
+@pytest.mark.parametrize("where", DEVICES)
+def test_tree_draws_in_proportion(where: dict[str, str]) -> None:
     leaf = (np.arange(40) % 10).astype(np.float32) ** 2
-    tree = make(40)
-    tree.fill(leaf)
-    draws = 2000
-    seen = np.bincount(tree.sample(generator.random(draws)), minlength=40)
-    expected = draws * leaf / leaf.sum()
-    some = expected > 0
-    assert (seen[~some] == 0).all()
-    statistic = ((seen - expected)[some] ** 2 / expected[some]).sum()
-    assert statistic < 69.3  # 99.9% quantile for 35 degrees of freedom, 66.6, and some air
-
-
-@pytest.mark.parametrize("make", TREES)
-def test_tree_last_of_duplicates_wins(make: Make) -> None:
-    tree = make(40)
-    tree.set(np.array([5, 7, 5, 39, 5]), np.array([1, 2, 3, 4, 9], np.float32))
-    assert tree.leaves[5] == 9 and tree.total == 9 + 2 + 4
-
-
-@pytest.mark.parametrize("make", TREES)
-@pytest.mark.parametrize("index, leaf", [(-1, 1.0), (10, 1.0), (3, -1.0), (3, np.nan), (3, np.inf)])
-def test_tree_refuses_what_would_break_it(make: Make, index: int, leaf: float) -> None:
-    tree = make(10)
-    tree.set(np.array([0]), np.array([2.0], np.float32))
-    with pytest.raises(ValueError, match=rf"leaf {index} cannot become"):
-        tree.set(np.array([1, index]), np.array([5.0, leaf], np.float32))
-    with pytest.raises(ValueError, match=r"index has shape \(2,\) and leaf \(1,\)"):
-        tree.set(np.array([1, 2]), np.array([5.0], np.float32))
-    with pytest.raises(ValueError, match="10 finite masses"):
-        tree.fill(np.array([1, 2, 3, np.nan], np.float32))
-    with pytest.raises(ValueError, match="holds no mass"):
-        make(10).sample(np.zeros(1))
-    with pytest.raises(ValueError, match="size is 0"):
-        make(0)
-    assert tree.total == 2 and tree.leaves[1] == 0
+    tree = Drawn.of(40, where)
+    tree.set(np.arange(40), leaf)
+    seen = np.zeros(40)
+    for _ in range(20):  # by the store's own generator
+        batch = tree.store.sample(100, 0.7)
+        seen += np.bincount(array(batch.index) % 40, minlength=40)
+    expected = 2000 * leaf / leaf.sum()
+    assert (seen[leaf == 0] == 0).all()
+    assert np.abs(seen - expected).max() <= 2 * 20  # strata: within 2 of its share in each draw
 
 
 @needs_triton
 def test_fan_out_by_capacity() -> None:
     from replay.tree_triton import TritonTree, width
 
-    assert [width(2**n) for n in (0, 20, 21, 22, 24, 25, 30)] == [
-        128,
-        128,
-        128,
-        256,
-        256,
-        512,
-        1024,
-    ]
-    with pytest.raises(ValueError, match="size is 4097; three levels of 16 can't hold it"):
-        TritonTree(4097, DEVICE, 16)
+    sizes = {0: 128, 20: 128, 21: 128, 22: 256, 24: 256, 25: 512, 30: 1024}
+    assert {n: width(2**n) for n in sizes} == sizes
+    with pytest.raises(ValueError, match="size is 1073741825; it must be at most 1073741824"):
+        TritonTree(2**30 + 1, "meta")
 
 
 def test_put_against_a_loop() -> None:

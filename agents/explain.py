@@ -58,9 +58,11 @@ class Painter:
     """Draws what an agent looks at, picture after picture, for the action of the first lane.
 
     Bars have one scale, which fades: the moments of a film can be compared, near ones best.
+    Raises ValueError where the encoder named `encoder` has no maps.
     """
 
-    def __init__(self, agent: Agent, actions: Actions, camera: str = "") -> None:
+    def __init__(self, agent: Agent, actions: Actions, encoder: str, camera: str = "") -> None:
+        require_maps(encoder)
         self._agent, self._actions, self._camera = agent, actions, camera
         self._span = 0.0
 
@@ -198,10 +200,9 @@ def explain(
     with staged(folder, seed, render=atari, **where) as stage:
         env, spec = stage.env, observation_field(stage.env)
         camera = camera_of(spec, stage.config.env.env, camera)
-        require_maps(stage.config.agent.encoder)
+        paint = Painter(stage.agent, env.actions, stage.config.agent.encoder, camera)
         path = video or numbered(folder / "videos", ".mp4")
         before: np.ndarray | None = None
-        paint = Painter(stage.agent, env.actions, camera)
         with Film(path, env.frame_rate) as film:
             for observation, action, _, ended in rollout(stage.agent, env, stage.epsilon, seed):
                 if not atari:

@@ -80,7 +80,8 @@ def run_live(
         _check_fit(player, feed, view)
         zero = _zero(player.actions)
         _check_safe_action(player.actions, config, zero)
-        paint = Painter(load(folder).agent, player.actions) if explain else None
+        encoder = chosen.agent.encoder
+        paint = Painter(load(folder).agent, player.actions, encoder) if explain else None
         live = Live(player, feed, view, sink, config, zero=zero, tell=line.tell)
         _check_rate(live, chosen.run.threads)
         recorder, out = _outlets(stack, feed, record, show, line.tell)

@@ -47,8 +47,6 @@ class Logger:
         console: bool = True,
     ) -> None:
         self.run_dir = Path(run_dir)
-        self.total_steps = total_steps
-        self.start_step = start_step
         self._scores: deque[float] = deque(maxlen=EPISODES)
         path = self.run_dir / METRICS
         for line in rewind(path, start_step):

@@ -15,13 +15,14 @@ class NoisyLinear(nn.Module):
     as it is until `resample` or `silence` is called, so that a whole batch shares one draw.
     """
 
-    def __init__(self, in_features: int, out_features: int, sigma: float = 0.5) -> None:
+    def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         bound = in_features**-0.5
+        sigma = 0.5 * bound
         self.weight = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
-        self.weight_sigma = nn.Parameter(torch.full_like(self.weight, sigma * bound))
-        self.bias_sigma = nn.Parameter(torch.full_like(self.bias, sigma * bound))
+        self.weight_sigma = nn.Parameter(torch.full_like(self.weight, sigma))
+        self.bias_sigma = nn.Parameter(torch.full_like(self.bias, sigma))
         self.register_buffer("noise_in", torch.zeros(in_features), persistent=False)
         self.register_buffer("noise_out", torch.zeros(out_features), persistent=False)
         self.noise_in: Tensor

@@ -308,7 +308,8 @@ class Session:
         observation = (replay.recent if isinstance(replay, FeatureReplay) else replay).latest()
         draw = np.random.default_rng(0)  # of its own, which leaves training's alone
         best = self.agent.act(observation, explore=False, explorer=draw)
-        paint = Painter(self.agent, self.env.actions, camera)
+        encoder = self.config.agent.encoder
+        paint = Painter(self.agent, self.env.actions, encoder, camera)
         log.image(self.step, "grad_cam", paint(observation, best, shown(observation, spec, camera)))
 
     def _describe(self) -> str:

@@ -98,7 +98,7 @@ def test_a_painters_scale_fades_and_its_actions_are_the_environments(
     monkeypatch.setattr("agents.explain.look", lambda *_: (np.zeros((1, 2, 2)), beside[-1][None]))
     agent, image, picture = Any, torch.zeros(1), np.zeros((4, 4, 3), np.uint8)
 
-    paint = Painter(agent, actions(gymnasium.spaces.Discrete(2, start=3), "env"))  # type: ignore[arg-type]
+    paint = Painter(agent, actions(gymnasium.spaces.Discrete(2, start=3), "env"), "nature")  # type: ignore[arg-type]
     for values in ((1.0, 5.0), (1.0, 2.0)):
         beside.append(np.array(values))
         paint(image, np.array([1]), picture)
@@ -106,7 +106,7 @@ def test_a_painters_scale_fades_and_its_actions_are_the_environments(
         (1, ("3", "4"), 4), (1, ("3", "4"), pytest.approx(0.98 * 4))
     ]  # fmt: skip
 
-    paint = Painter(agent, actions(gymnasium.spaces.Box(-2, 4, (2,)), "env"))  # type: ignore[arg-type]
+    paint = Painter(agent, actions(gymnasium.spaces.Box(-2, 4, (2,)), "env"), "nature")  # type: ignore[arg-type]
     beside.append(np.array([-1.0, 0.5]))
     paint(image, beside[-1][None], picture)
     own, chosen, names, span = seen[-1]
@@ -165,6 +165,8 @@ def test_what_the_check_says_in_words() -> None:
 
 
 def test_an_encoder_without_maps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the encoder 'flat' makes no maps of an image, which"):
+        Painter(None, actions(gymnasium.spaces.Discrete(2), "env"), "flat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the encoder 'flat' makes no maps of an image, which"):
         run(tmp_path, encoder="flat", explain_every=30)
     assert not any(tmp_path.iterdir())

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.progress import Progress, TaskID
 
+    from agents.events import Events
+
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
 EPISODES = 100
@@ -53,7 +55,11 @@ class Logger:
             if isinstance(line.get("score"), int | float):
                 self._scores.append(float(line["score"]))
         self._metrics = path.open("a", encoding="utf-8")
-        self._events = _Events(self.run_dir / EVENTS, start_step) if tensorboard else None
+        self._events: Events | None = None
+        if tensorboard:
+            from agents.events import Events
+
+            self._events = Events(self.run_dir / EVENTS, start_step)
         self._meter = _Meter(total_steps, start_step)
         self._display: _Bar | _Lines | None = None
         if console:
@@ -86,6 +92,11 @@ class Logger:
         """A picture (H, W, 3) uint8 for TensorBoard."""
         if self._events is not None:
             self._events.image(name, picture, step)
+
+    def text(self, step: int, name: str, markdown: str) -> None:
+        """A text for TensorBoard."""
+        if self._events is not None:
+            self._events.text(name, markdown, step)
 
     def progress(self, step: int, **shown: float) -> None:
         """Tell the console where the run stands; `shown` stays until it is given anew.
@@ -199,55 +210,6 @@ def _dumps(row: Mapping[str, Any]) -> str:
         for name, value in row.items()
     }
     return json.dumps(plain)
-
-
-class _Events:
-    """TensorBoard scalars, by tensorboard's own record writer.
-
-    torch's writer takes seconds to import, and tensorboard's whole one works in a thread, whose
-    errors (a full disk) nobody would catch.
-    """
-
-    def __init__(self, folder: Path, start_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self._event, self._summary = Event, Summary
-        folder.mkdir(exist_ok=True)
-        # TensorBoard reads a folder's files in the order of their names
-        name = f"events.out.tfevents.{time.time_ns():020d}.{os.getpid()}"
-        self._writer = RecordWriter((folder / name).open("wb"))
-        self._add(file_version="brain.Event:2")
-        if start_step:
-            # TensorBoard forgets what earlier files say of this step and beyond.
-            self._add(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        summary = self._summary(value=[self._summary.Value(tag=name, simple_value=value)])
-        self._add(step=step, summary=summary)
-
-    def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        import cv2
-
-        _, png = cv2.imencode(".png", picture[:, :, ::-1])
-        height, width = picture.shape[:2]
-        image = self._summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=png.tobytes()
-        )
-        self._add(
-            step=step, summary=self._summary(value=[self._summary.Value(tag=name, image=image)])
-        )
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _add(self, **content: Any) -> None:
-        event = self._event(wall_time=time.time(), **content)
-        self._writer.write(event.SerializeToString())
 
 
 class _Meter:

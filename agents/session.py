@@ -75,6 +75,9 @@ class Session:
         ):
             self._tell_notes(log)
             log.message(self._describe())
+            options = self.config.flat().items()
+            rows = "".join(f"\n| {name} | {value} |" for name, value in options)
+            log.text(self.step, "config", f"| option | value |\n|---|---|{rows}")
             try:
                 for tick in self.ticks():
                     self._log(log, tick)

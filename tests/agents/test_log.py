@@ -92,6 +92,18 @@ def test_tensorboard_forgets_what_a_resume_took_back(tmp_path: Path) -> None:
     assert events.Scalars("episode/score") == []
 
 
+def test_a_text_for_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Logger(tmp_path, 100, console=False) as logger:
+        logger.text(0, "config", "| gamma |\n|---|\n| 0.99 |")
+    events = EventAccumulator(str(tmp_path / log.EVENTS))
+    events.Reload()
+    (text,) = events.Tensors("config")
+    assert text.step == 0 and text.tensor_proto.string_val == [b"| gamma |\n|---|\n| 0.99 |"]
+    assert events.SummaryMetadata("config").plugin_data.plugin_name == "text"
+
+
 class Clock:
     """Seconds that pass only when told to."""
 

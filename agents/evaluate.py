@@ -19,6 +19,7 @@ from agents.config import TrainConfig
 from agents.film import Film, numbered
 from agents.loop import evaluate, rollout
 from agents.player import load_agent
+from agents.precision import threads_for
 from envs import make
 from envs.config import EnvConfig
 from envs.make import resolve
@@ -141,8 +142,7 @@ def staged(
     note     is told of each checkpoint that is passed over because it is damaged
     """
     chosen = config.load(folder)
-    if threads or chosen.run.threads:
-        torch.set_num_threads(threads or chosen.run.threads)
+    torch.set_num_threads(threads_for(threads or chosen.run.threads))
     many = 1 if render else lanes(chosen.env, episodes)
     env = make(chosen.env, seed=seed, num_envs=many, evaluation=True, render=render)
     try:

@@ -279,10 +279,12 @@ def _check_rate(live: Live, threads: int) -> None:
     """Take as many threads as are fastest for one picture, where the run was given none."""
     import torch
 
+    from agents.precision import threads_for
+
     rate = live.config.rate
     speeds: dict[int, float] = {}
     for _ in range(ATTEMPTS):
-        for number in [threads] if threads else sorted({1, os.cpu_count() or 1}):
+        for number in [threads] if threads else sorted({1, threads_for(0)}):
             torch.set_num_threads(number)
             speeds[number] = min(live.speed(), speeds.get(number, math.inf))
         took = HEADROOM * min(speeds.values())

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from configs.encoder import EncoderConfig
+from envs.find import failed, find_callable
 from replay.types import Observation, Shape
-from vision import build_encoder, freeze, initialise, load_weights, parameter_groups
+from vision import (
+    build_encoder,
+    freeze,
+    initialise,
+    load_weights,
+    names,
+    parameter_groups,
+    register,
+)  # fmt: skip
 from vision.encoder import Encoder, options_for_weights
 from vision.joint import JointEncoder
 
@@ -30,6 +39,8 @@ def perceive(
     ValueError, in one line, for an option that this encoder doesn't have, and for a file that
     doesn't fit it; FileNotFoundError where there is none.
     """
+    if ":" in config.encoder and config.encoder not in names():
+        register(config.encoder)(find_callable(config.encoder, "encoder", "vision.Encoder"))
     options: dict[str, Any] = {}
     for name in ("head", "norm", "normalize"):
         value = getattr(config, f"encoder_{name}")
@@ -40,7 +51,12 @@ def perceive(
         if not isinstance(observation_shape, dict):
             raise ValueError("encoder_share is on, and observations have one part alone")
         options["share"] = True
-    encoder = build_encoder(config.encoder, observation_shape, config.encoder_width, **options)
+    try:
+        encoder = build_encoder(config.encoder, observation_shape, config.encoder_width, **options)
+    except Exception as error:
+        if isinstance(error, ValueError) or ":" not in config.encoder:
+            raise
+        raise failed("encoder", config.encoder, error) from error
     initialise(encoder, init)
     reports = []
     # by encoder, for several images may share one

@@ -1,12 +1,26 @@
-"""The arithmetic that an agent's networks compute in."""
+"""The arithmetic that an agent's networks compute in, and by how many threads."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def threads_for(asked: int) -> int:
+    """Threads for arithmetic: those asked for, or with 0 as many as OMP_NUM_THREADS says, or one
+    for every core that this process may use."""
+    if asked:
+        return asked
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if told.isdecimal() and int(told):
+        return int(told)
+    if hasattr(os, "sched_getaffinity"):  # containers and schedulers leave a process some cores
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from agents.build import (
 from agents.checkpoint import NewerSchema
 from agents.config import TrainConfig
 from agents.errors import CheckpointError
+from agents.kept import require_environment, require_options
 from agents.loop import shows_images
-from agents.precision import flushing
+from agents.precision import flushing, threads_for
 from agents.process import keep_freed_memory, locked
 from agents.rig import keep_view, single
 from agents.session import SEED_REPLAY, SEED_RESUME, SEED_TRAIN, Session, derive, require_ahead
@@ -60,7 +62,7 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
             f"noise_start is {agent.noise_start:g}, and says nothing while noise_steps is 0: noise "
             f"is noise_final, {agent.noise_final:g}, from the first step"
         )
-    session = _assemble(Path(), chosen, seed=chosen.run.seed, pretrained=True)
+    session = _assemble(Path(), chosen, chosen.run.seed)
     try:
         if chosen.run.explain_every and not shows_images(session.env):
             raise ValueError(
@@ -76,8 +78,13 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
         session.replay.reset(session.env.reset())
         session.agent.values(session.replay.latest())  # what it can't digest is told here and now
         session.run_dir = config.make_run_dir(chosen)
-        chosen.save(session.run_dir)
-        keep_view(session.run_dir, session.env)
+        try:
+            session.held.enter_context(locked(session.run_dir))
+            chosen.save(session.run_dir)
+            keep_view(session.run_dir, session.env)
+        except BaseException:
+            shutil.rmtree(session.run_dir, ignore_errors=True)
+            raise
     except BaseException:
         session.close()
         raise
@@ -137,6 +144,8 @@ def resume(
 
     A checkpoint whose replay is damaged is passed over, too. Where the environment can't be
     restored (Atari's vector environment offers no state) its episodes begin anew. Notes say so.
+    Raises CheckpointError where other options of the config, or the environment's spaces, are not
+    what the run was trained with, ValueError where another session has the folder open.
     """
     folder = Path(folder)
     changes = {"steps": steps, "device": device, "threads": threads}
@@ -144,15 +153,17 @@ def resume(
     changes = {name: value for name, value in changes.items() if value is not None}
     chosen = config.load(folder).replace(**changes)
     notes: list[str] = []
-    with locked(folder):
+    with ExitStack() as held:
+        held.enter_context(locked(folder))
         session = _restored(folder, chosen, notes)
-        try:
-            keep_view(folder, session.env)
-            if changes:
-                chosen.save(folder)
-        except BaseException:
-            session.close()
-            raise
+        session.held.push(held.pop_all())
+    try:
+        keep_view(folder, session.env)
+        if changes:
+            chosen.save(folder)
+    except BaseException:
+        session.close()
+        raise
     at = f"resumed at step {session.step:,} of {chosen.run.steps:,}"
     session.notes = [*notes, *session.notes, at]
     return session
@@ -185,9 +196,10 @@ def _taken_up(
 ) -> Session:
     """A session as a checkpoint holds it, replay and environments as far as they are in it."""
     state = checkpoint.load_tree(found / "state")
+    require_options(state, chosen, folder)
     step = state["step"]
     require_ahead(chosen.run.steps, step, folder)
-    session = _assemble(folder, chosen, seed=derive(chosen.run.seed, SEED_RESUME, step))
+    session = _assemble(folder, chosen, derive(chosen.run.seed, SEED_RESUME, step), state)
     try:
         restore(session.agent, state["agent"], found)
         session.step, session.updates, session.credit = step, state["updates"], state["credit"]
@@ -216,20 +228,27 @@ def _taken_up(
         raise
 
 
-def _assemble(folder: Path, chosen: TrainConfig, seed: int, *, pretrained: bool = False) -> Session:
-    torch.set_num_threads(chosen.run.threads or os.cpu_count() or 1)
+def _assemble(
+    folder: Path, chosen: TrainConfig, seed: int, state: Mapping[str, Any] | None = None
+) -> Session:
+    """A session at step 0; where the `state` of a checkpoint is to follow, for what fits it."""
+    torch.set_num_threads(threads_for(chosen.run.threads))
     keep_freed_memory()
-    env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
-    device = pick_device(chosen.run.device)
-    with flushing():  # the first arithmetic may start torch's threads
-        agent = build_agent(chosen, env, chosen.run.seed, device, pretrained=pretrained)
-    notes = [agent.report] if agent.report else []
-    if chosen.run.compile:
-        compile_agent(agent)
-        slow = "; on a CPU they are slower then" if device.type == "cpu" else ""
-        notes.append(f"updates are compiled, and the first of them wait for it{slow}")
-    replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
-    return Session(folder, chosen, env, agent, replay, notes=notes)
+    with ExitStack() as held:
+        env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
+        held.callback(env.close)
+        if state is not None:
+            require_environment(state, env, folder)
+        device = pick_device(chosen.run.device)
+        with flushing():  # the first arithmetic may start torch's threads
+            agent = build_agent(chosen, env, chosen.run.seed, device, pretrained=state is None)
+        notes = [agent.report] if agent.report else []
+        if chosen.run.compile:
+            compile_agent(agent)
+            slow = "; on a CPU they are slower then" if device.type == "cpu" else ""
+            notes.append(f"updates are compiled, and the first of them wait for it{slow}")
+        replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
+        return Session(folder, chosen, env, agent, replay, notes=notes, held=held.pop_all())
 
 
 def _shows_images(chosen: TrainConfig) -> bool:

@@ -13,7 +13,8 @@ class EncoderConfig:
     """Which encoder, of what size, from which weights, and whether it learns."""
 
     encoder: str = "nature"
-    """Perception encoder, by its registered name (`agents list encoders`)."""
+    """Perception encoder, by its registered name (`agents list encoders`), or package.module:Class
+    for a vision.Encoder of your own."""
     encoder_width: float = 1.0
     """Scale of the encoder's channels; below 1 trades capacity for speed."""
     encoder_head: Literal["auto", "flatten", "pool", "softmax"] = "auto"

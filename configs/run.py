@@ -23,7 +23,7 @@ class RunConfig:
     replay_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the replay memory lives; auto takes the networks' device where it fits."""
     threads: int = 0
-    """Threads of the networks' arithmetic; 0 takes every core."""
+    """Threads of the networks' arithmetic; 0 takes OMP_NUM_THREADS, or every core it may use."""
     compile: bool = False
     """Have torch compile networks and losses into fewer kernels, which takes a minute and needs a
     C++ compiler. It is meant for GPUs: on a CPU it learns more slowly."""

@@ -239,9 +239,26 @@ def build_encoder(
 
         return JointEncoder(name, observation_shape, width, **options)
     known = _options(name)
+    if width != 1 or "width" in known:
+        options = {"width": width, **options}
     for option in options:
         choose(f"the encoder {name!r} has no option", option, known)
-    return find(name)(observation_shape, width=width, **options)
+    return _fulfilled(name, find(name)(observation_shape, **options))
+
+
+def _fulfilled(name: str, made: object) -> Encoder:
+    """What was built, once it is seen to keep the contract; ValueError says what it lacks."""
+    if not isinstance(made, Encoder):
+        raise ValueError(
+            f"the encoder {name!r} is a {type(made).__name__}; it must be a vision.Encoder"
+        )
+    lacks = [one for one in ("feature_dim", "channels", "strides") if not hasattr(made, one)]
+    if lacks:
+        raise ValueError(
+            f"the encoder {name!r} sets no {' and no '.join(lacks)} when it is made; see "
+            "vision.Encoder"
+        )
+    return made
 
 
 def options_for_weights(name: str, weights: str | None, options: dict[str, Any]) -> dict[str, Any]:

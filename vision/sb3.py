@@ -90,8 +90,8 @@ def _shape(space: Any) -> Any:
     shape = getattr(space, "shape", None)
     if shape and len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4:
         raise ValueError(
-            f"observations have shape {shape}, which reads as channels last; put a "
-            "VecTransposeImage around the environment (SB3 does so for uint8 images alone)"
+            f"observations have shape {shape}, which reads as channels last; SB3 transposes uint8 "
+            "images itself, others need gymnasium.wrappers.TransformObservation"
         )
     if not shape:
         raise ValueError(

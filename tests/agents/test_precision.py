@@ -1,7 +1,8 @@
-"""Denormal numbers count as 0 while a run learns, and nowhere else."""
+"""Denormal numbers count as 0 while a run learns, and nowhere else; and the threads it takes."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.precision import flushing
+from agents.precision import flushing, threads_for
 from agents.start import create
 
 
@@ -44,3 +45,12 @@ def test_who_flushes_already_goes_on() -> None:
             assert flushes()
         assert flushes()
     assert not flushes()
+
+
+def test_threads_are_those_asked_for_told_or_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 9}, raising=False)
+    assert threads_for(7) == 7 and threads_for(0) == 3
+    for told, threads in (("2", 2), ("4,2", 4), ("0", 3), ("many", 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert threads_for(0) == threads and threads_for(7) == 7

@@ -168,6 +168,6 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="did you mean 'nature'"):
         EncoderExtractor(spaces.Box(0, 255, (1, 84, 84), np.uint8), "natur")
     with pytest.raises(
-        ValueError, match=r"\(84, 84, 3\), which reads as channels last; put a VecT"
+        ValueError, match=r"\(84, 84, 3\), which reads as channels last; SB3 transposes"
     ):
         EncoderExtractor(spaces.Box(0, 1, (84, 84, 3), np.float32), "nature")

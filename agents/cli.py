@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from agents import commands, live_commands
+from agents import commands, export_command, live_commands
 from agents.commands import RunFault
 from agents.errors import StorageError
 from agents.options import UsageError
@@ -31,6 +31,7 @@ Train agents that control things from pixels, and watch them.
   agents eval DIR                 score a run's agent
   agents play DIR                 watch a run's agent, or film it
   agents explain DIR              film what a run's agent looks at
+  agents export DIR FILE          write a run's policy for torch alone, or as ONNX
   agents run DIR --camera SOURCE  let a run's agent act on a live camera
   agents camera-sim --env NAME    publish an environment as a live camera
   agents check ENV                try an environment before training on it
@@ -81,6 +82,7 @@ def _dispatch(words: list[str]) -> None:
         "eval": commands.do_eval,
         "play": commands.do_play,
         "explain": commands.do_explain,
+        "export": export_command.do_export,
         "run": live_commands.do_run,
         "camera-sim": live_commands.do_camera_sim,
         "check": commands.do_check,

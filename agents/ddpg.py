@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,7 @@ class Policy(nn.Module):
         """(B, *observation_shape) -> (B, A), whose tanh is the action."""
         return self.actor(see(self.encoder, observation, self.bf16))
 
-    def arithmetic(self) -> torch.autocast:
+    def arithmetic(self) -> AbstractContextManager[Any]:
         """A context in which the encoder computes as it is to."""
         return arithmetic(self.encoder, self.bf16)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from agents.linear import Linear, settle
 from agents.modes import Training
 from agents.noisy import NoisyLinear, resample, silence
 from agents.optimizer import Adam, clip_grad_norm, take_up, take_up_generator
-from agents.perception import Eyes, features, learnable, perceive
+from agents.perception import Eyes, arithmetic, features, learnable, perceive
 from agents.precision import computes_bf16
 from agents.rmsprop import CentredRMSprop
 from configs.dqn import DQNConfig, check
@@ -141,9 +142,9 @@ class QNetwork(nn.Module):
             out = value + out - out.mean(1, keepdim=True)
         return out.squeeze(2) if self.atoms == 1 else out
 
-    def arithmetic(self) -> torch.autocast:
+    def arithmetic(self) -> AbstractContextManager[Any]:
         """A context in which the encoder computes as it is to."""
-        return torch.autocast(self.support.device.type, torch.bfloat16, enabled=self.bf16)
+        return arithmetic(self.encoder, self.bf16)
 
     def q(self, out: Tensor) -> Tensor:
         """The action values (B, A) in what `forward` gave: itself, or the expected return."""

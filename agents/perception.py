@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -88,9 +89,11 @@ def see(encoder: Eyes, observation: Observation, bf16: bool) -> Tensor:
     return feature
 
 
-def arithmetic(encoder: Eyes, bf16: bool) -> torch.autocast:
+def arithmetic(encoder: Eyes, bf16: bool) -> AbstractContextManager[Any]:
     """A context in which the encoder computes as it is to."""
-    return torch.autocast(next(encoder.buffers()).device.type, torch.bfloat16, enabled=bf16)
+    if not bf16:
+        return nullcontext()
+    return torch.autocast(next(encoder.buffers()).device.type, torch.bfloat16)
 
 
 def _load(config: EncoderConfig, encoder: Encoder) -> str:

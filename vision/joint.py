@@ -24,6 +24,15 @@ def require_maps(encoder: str) -> None:
         )
 
 
+def _cat(values: list[Tensor]) -> Tensor:
+    """Their rows; on a CPU autocast takes no cached features, which are float16."""
+    kind = values[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return torch.cat(values)
+    with torch.autocast(kind, enabled=False):
+        return torch.cat(values)
+
+
 class JointEncoder(Freezable):
     """An encoder for each image, one MLP for all vectors together; their features side by side.
 
@@ -126,11 +135,10 @@ class JointEncoder(Freezable):
         seen: dict[str, Tensor] = {}
         for (encoder, *_), parts in groups.items():
             values = [observation[part] for part in parts]
-            # on a CPU autocast takes no cached features, which are float16
-            with torch.autocast(values[0].device.type, enabled=False):
-                stacked = torch.cat(values) if len(values) > 1 else values[0]
-            together = encoder(stacked)
-            seen.update(zip(parts, together.chunk(len(parts)), strict=True))
+            together = encoder(values[0] if len(values) == 1 else _cat(values))
+            seen.update(
+                zip(parts, together.split([value.shape[0] for value in values]), strict=True)
+            )
         return seen
 
     def _check(self, observation: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,198 @@
+"""An agent's policy as a file that needs nothing of ours: for torch alone, or as ONNX.
+
+The program takes a batch of stacked observations as the agent sees them (uint8 images, float32
+vectors, by name where there are several parts) and gives the environment's own actions, and for
+discrete ones the value of each. It computes in float32, whatever the run did.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents import config
+from agents.build import build_agent
+from agents.export_command import SUFFIXES
+from agents.loop import observation_field
+from agents.noisy import silence
+from agents.player import load_agent
+from envs import make
+from envs.actions import Actions
+from replay import Observation
+from replay.types import Spec
+
+NOTES = "sightline.json"
+"""The notes' name among a .pt2 file's extra files, and in an .onnx file's metadata."""
+OUTPUTS = ("action", "values")
+MOST = 4096
+"""Observations in a batch, at most."""
+TOLERANCE = 1e-3
+"""How far a program's numbers may be from the agent's, as a share of the greatest."""
+
+
+class Greedy(nn.Module):
+    """Observations -> the actions (B,) int64 of the greatest value, and all values (B, A)."""
+
+    def __init__(self, network: Any, first: int) -> None:
+        super().__init__()
+        self.network, self.first = network, first
+
+    def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Observations (B, *shape), by part -> actions and values."""
+        values = self.network.q(self.network(observation))
+        return values.argmax(1) + self.first, values
+
+
+class Scaled(nn.Module):
+    """Observations -> the policy's actions (B, *shape) float32, in the environment's bounds."""
+
+    least: Tensor
+    greatest: Tensor
+
+    def __init__(self, network: Any, least: np.ndarray, greatest: np.ndarray) -> None:
+        super().__init__()
+        self.network = network
+        for name, bound in (("least", least), ("greatest", greatest)):
+            self.register_buffer(name, torch.from_numpy(bound.astype(np.float32)))
+
+    def forward(self, observation: Observation) -> tuple[Tensor]:
+        """Observations (B, *shape), by part -> actions."""
+        share = (self.network.policy(observation).unflatten(1, self.least.shape) + 1) / 2
+        return (self.least + share * (self.greatest - self.least),)
+
+
+def export(folder: Path, path: Path, note: Callable[[str], None] = warnings.warn) -> dict[str, Any]:
+    """Write the policy of a run's newest checkpoint to `path`, .pt2 or .onnx; returns the notes.
+
+    The notes lie in the file, too: what goes in and comes out, by name, shape and dtype, and where
+    the agent comes from. A .pt2 file is `torch.export`'s: `torch.export.load(path).module()`.
+    Before it is put in place the program is run beside the agent, whose actions it must give.
+    Raises ValueError for another suffix, and where an encoder of your own can't be traced;
+    ImportError for .onnx without the packages that write it.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{str(path)!r} must end in {' or '.join(SUFFIXES)}")
+    chosen = config.load(folder)
+    env = make(chosen.env, seed=0, num_envs=1, evaluation=True)
+    try:
+        spec, actions = observation_field(env), env.actions
+        agent, step = load_agent(folder, chosen, env, "cpu", note)
+        plain = build_agent(chosen.replace(precision="fp32"), env, 0)
+    finally:
+        env.close()
+    plain.load_state_dict(agent.state_dict())
+    network: Any = plain.online  # type: ignore[attr-defined]
+    silence(network)
+    policy = _program(network, actions)
+    trial = _trial(spec, 3)
+    expected = policy(trial)
+    notes = {
+        "environment": chosen.env.env,
+        "algorithm": chosen.algorithm,
+        "step": step,
+        "observation": _described(spec),
+        **{name: _shape(made) for name, made in zip(OUTPUTS, expected, strict=False)},
+        "actions": list(actions.names),
+    }
+    written = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        _write(policy, trial, written, notes)
+        found = _run(written, trial)
+        apart = float((found[-1] - expected[-1]).abs().max() / expected[-1].abs().max())
+        if not apart < TOLERANCE:
+            raise ValueError(f"the program gives other numbers than the agent, by {apart:.2g}")
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
+    return notes
+
+
+def _program(network: Any, actions: Actions) -> nn.Module:
+    made: nn.Module
+    if actions.names:
+        made = Greedy(network, actions.own(0))
+    else:
+        ones = np.ones(actions.space.shape or ())
+        made = Scaled(network, actions.own(-ones), actions.own(ones))
+    return made.requires_grad_(False).eval()
+
+
+def _described(spec: Spec) -> Any:
+    """Shapes and dtypes of what goes in, by part."""
+    if isinstance(spec, dict):
+        return {name: _described(field) for name, field in spec.items()}
+    return {"shape": ["batch", *spec.stacked_shape], "dtype": spec.dtype, "stack": spec.stack}
+
+
+def _shape(output: Tensor) -> dict[str, Any]:
+    kind = str(output.dtype).removeprefix("torch.")
+    return {"shape": ["batch", *output.shape[1:]], "dtype": kind}
+
+
+def _trial(spec: Spec, count: int) -> Any:
+    """Random observations (count, *stacked_shape), by part."""
+    if isinstance(spec, dict):
+        return {name: _trial(field, count) for name, field in spec.items()}
+    draw = np.random.default_rng(0)
+    shape = (count, *spec.stacked_shape)
+    drawn = draw.integers(0, 256, shape) if spec.dtype == "uint8" else draw.random(shape)
+    return torch.from_numpy(drawn.astype(spec.dtype))
+
+
+def _write(policy: nn.Module, trial: Any, path: Path, notes: dict[str, Any]) -> None:
+    batch = torch.export.Dim("batch", min=1, max=MOST)
+    sizes = {name: {0: batch} for name in trial} if isinstance(trial, dict) else {0: batch}
+    try:
+        program = torch.export.export(policy, (trial,), dynamic_shapes=(sizes,))
+    except Exception as error:  # whatever an encoder of one's own does
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"this agent can't be exported: {type(error).__name__}: {first}"
+        ) from error
+    if path.suffix == ".pt2":
+        torch.export.save(program, path, extra_files={NOTES: json.dumps(notes)})
+        return
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f".onnx needs the package {error.name}: pip install -c constraints.txt -e '.[onnx]'"
+        ) from None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.onnx.export(
+            program, dynamo=True, verbose=False,
+            input_names=list(trial) if isinstance(trial, dict) else ["observation"],
+            output_names=[name for name in OUTPUTS if name in notes],
+        )  # fmt: skip
+    assert made is not None
+    made.model.metadata_props[NOTES] = json.dumps(notes)
+    made.save(str(path))
+
+
+def _run(path: Path, trial: Any) -> tuple[Tensor, ...]:
+    """What the file's program gives for some observations."""
+    if path.suffix == ".pt2":
+        found = torch.export.load(path).module()(trial)
+        return tuple(found)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            f".onnx needs the package {error.name}: pip install -c constraints.txt -e '.[onnx]'"
+        ) from None
+    session = onnxruntime.InferenceSession(str(path))
+    parts = trial if isinstance(trial, dict) else {"observation": trial}
+    given = {name: part.numpy() for name, part in parts.items()}
+    return tuple(torch.from_numpy(array) for array in session.run(None, given))

@@ -32,6 +32,8 @@ SCHEMA = 1
 """Version of the layout; raised when an older reader would misread a folder."""
 
 FOLDER = "checkpoints"
+BEST = "best"
+"""Folder of the checkpoint of the run's best evaluation, in place of `FOLDER`."""
 MANIFEST = "manifest.json"
 _PREFIX = "step-"
 _TEMPORARY = ".tmp-"
@@ -45,8 +47,11 @@ def save(
     write: Callable[[Path], None],
     keep: int = 2,
     own_crc: tuple[str, ...] = (),
+    among: str = FOLDER,
 ) -> Path:
     """Have `write` fill a folder, then make it the run's checkpoint at `step`, and return it.
+
+    It stands in the run folder's folder `among`.
 
     The newest `keep` checkpoints stay; older ones, leftovers of a kill and damaged ones beyond
     `step` are deleted. Files
@@ -60,7 +65,7 @@ def save(
         raise ValueError(f"step is {step}; it must be 0 or more")
     if keep < 1:
         raise ValueError(f"keep is {keep}; it must be at least 1")
-    parent = Path(run_dir) / FOLDER
+    parent = Path(run_dir) / among
     name = f"{_PREFIX}{step:012d}"
     final, temporary = parent / name, parent / f"{_TEMPORARY}{name}-{os.getpid()}"
     with _storage(parent):
@@ -90,6 +95,7 @@ def latest(
     warn: Callable[[str], None] | None = None,
     before: int | None = None,
     without: tuple[str, ...] = (),
+    among: str = FOLDER,
 ) -> Path:
     """The newest checkpoint that is whole, of those at a step below `before` where it is given.
 
@@ -99,7 +105,11 @@ def latest(
     names the file at fault. Raises FileNotFoundError where the run has no checkpoint yet, and
     CheckpointError where none is whole or the newest needs a newer version of this program.
     """
-    found = steps(run_dir)
+    found = steps(run_dir, among)
+    if not found and among == BEST:
+        raise FileNotFoundError(
+            f"{run_dir} holds no best agent: only runs with --eval-every, once evaluated, have one"
+        )
     if not found:
         raise FileNotFoundError(f"{run_dir} holds no checkpoint")
     if before is not None:
@@ -120,9 +130,9 @@ def latest(
     raise CheckpointError(f"{run_dir} holds no whole checkpoint: {faults[0]}")
 
 
-def steps(run_dir: Path) -> dict[int, Path]:
+def steps(run_dir: Path, among: str = FOLDER) -> dict[int, Path]:
     """The checkpoints of a run, whole or not, by their step."""
-    parent = Path(run_dir) / FOLDER
+    parent = Path(run_dir) / among
     found: dict[int, Path] = {}
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         # A kill between the two renames of `save` leaves the old one aside: it still counts.

@@ -17,6 +17,7 @@ from agents import commands, export_command, live_commands
 from agents.commands import RunFault
 from agents.errors import StorageError
 from agents.options import UsageError
+from agents.process import keep_compiled_code
 
 ROOMS = ("agents", "configs", "envs", "replay", "vision")
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     bare = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
+    keep_compiled_code()
     try:
         _dispatch(words)
         return 0
@@ -91,9 +93,9 @@ def _dispatch(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
     elif words[0] == "--version" and len(words) == 1:
-        from importlib.metadata import version
+        from agents import __version__
 
-        print(f"sightline-rl {version('sightline-rl')}")
+        print(f"sightline-rl {__version__}")
     elif words[0] == "--version":
         raise UsageError(f"unexpected argument {words[1]!r} after --version")
     elif words[0] in known:

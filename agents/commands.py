@@ -132,6 +132,7 @@ def do_eval(words: list[str]) -> None:
     )
     parser.add_argument("folder", metavar="DIR", help="Run folder.")
     parser.option("--episodes", "Episodes to play (default: 30).", "INT")
+    _best_option(parser)
     parser.option("--epsilon", "Share of random actions (default: the protocol's).", "FLOAT")
     parser.option("--seed", "Seed of the environments and of the agent (default: 0).", "INT")
     parser.option("--json", "Print all figures as JSON.", action="store_true")
@@ -225,18 +226,19 @@ def _tell_sanity(folder: Path, seed: int, camera: str | None, **machine: Any) ->
 
 def do_check(words: list[str]) -> None:
     parser = Parser(
-        "agents check ENV [--seed N]",
+        "agents check ENV [--env-args MAP] [--seed N]",
         "Try an environment with random actions, and tell in plain words what is wrong with it.",
     )
     parser.add_argument(
         "env", metavar="ENV", help="A Gymnasium id, dmc/domain-task, or package.module:Class."
     )
+    parser.option("--env-args", "The environment's own arguments, as `agents train` takes.", "MAP")
     parser.option("--seed", "Seed of the environment and of the actions (default: 0).", "INT")
     given = parser.parse(words)
     from envs.check import check
 
-    wrong = 0
-    for finding in check(given["env"], _count(given, "seed", 0, least=0)):
+    wrong, seed = 0, _count(given, "seed", 0, least=0)
+    for finding in check(given["env"], seed, given.get("env_args", "")):
         print(f"{finding.kind:5}  {finding.text}", flush=True)
         wrong += finding.kind == "wrong"
     if wrong:
@@ -313,8 +315,14 @@ def _film_options(parser: Parser) -> None:
     parser.add_argument("folder", metavar="DIR", help="Run folder.")
     parser.option("--video", "Film to write (default: a new one in the run folder).", "FILE.mp4")
     parser.option("--episodes", "Episodes to play (default: 1).", "INT")
+    _best_option(parser)
     parser.option("--seed", "Seed of the environment and of the agent (default: 0).", "INT")
     _machine_options(parser)
+
+
+def _best_option(parser: Parser) -> None:
+    best = "Take the agent of the run's best evaluation (--eval-every) in place of the newest."
+    parser.option("--best", best, action="store_true")
 
 
 def _machine_options(parser: Parser, default: str = "auto") -> None:
@@ -327,7 +335,8 @@ def _machine_options(parser: Parser, default: str = "auto") -> None:
 def _machine(given: dict[str, Any]) -> dict[str, Any]:
     """Those options' values, and where notes go."""
     device = from_text("--device", given.get("device", "auto"), DEVICES)
-    return {"device": device, "threads": _count(given, "threads", None), "note": _note}
+    threads = _count(given, "threads", None)
+    return {"device": device, "threads": threads, "best": "best" in given, "note": _note}
 
 
 def _note(text: str) -> None:

@@ -23,6 +23,7 @@ from configs.loader import (
     unknown,
 )
 from configs.run import RunConfig
+from envs.args import written
 from envs.config import EnvConfig
 
 SCHEMA = 1
@@ -113,6 +114,8 @@ def resolve(
     """
     agent = lookup(algorithm).config
     name = default_preset(algorithm, image=image) if preset is None else preset
+    if isinstance(own := overrides.get("env_args"), Mapping):
+        overrides = {**overrides, "env_args": written(own)}
     parts = apply((RunConfig(), EnvConfig(), agent()), load_preset(algorithm, name))
     run, env, agent_config = apply(parts, overrides)
     return _checked(TrainConfig(algorithm, name, run, env, agent_config))

@@ -131,6 +131,7 @@ def staged(
     render: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    best: bool = False,
     tell: Callable[[Sequence[Episode]], None] | None = None,
     note: Callable[[str], None] = warnings.warn,
 ) -> Iterator[Stage]:
@@ -138,6 +139,7 @@ def staged(
 
     render   lets the one environment be drawn
     threads  for arithmetic; None takes the run's
+    best     takes the agent of the run's best evaluation, not the newest
     tell     is called with the episodes so far, whenever some ended
     note     is told of each checkpoint that is passed over because it is damaged
     """
@@ -146,7 +148,7 @@ def staged(
     many = 1 if render else lanes(chosen.env, episodes)
     env = make(chosen.env, seed=seed, num_envs=many, evaluation=True, render=render)
     try:
-        agent, step = load_agent(folder, chosen, env, device, note)
+        agent, step = load_agent(folder, chosen, env, device, note, best=best)
         yield Stage(chosen, env, agent, step, evaluation_epsilon(env), tell)
     finally:
         env.close()

@@ -14,6 +14,8 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from agents.process import Whole
+
 
 class Events:
     """An event file of TensorBoard's, by its own record writer.
@@ -26,7 +28,7 @@ class Events:
         folder.mkdir(exist_ok=True)
         # TensorBoard reads a folder's files in the order of their names
         name = f"events.out.tfevents.{time.time_ns():020d}.{os.getpid()}"
-        self._writer = RecordWriter((folder / name).open("wb"))
+        self._writer = RecordWriter(Whole(folder / name))
         self._add(file_version="brain.Event:2")
         if start_step:
             # TensorBoard forgets what earlier files say of this step and beyond.
@@ -56,11 +58,11 @@ class Events:
         self._add(step=step, summary=Summary(value=[value]))
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Hand everything to the system; OSError where it doesn't take all; the rest waits."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Flush, and close the file."""
+        """Close the file; what was not flushed is lost."""
         self._writer.close()
 
     def _add(self, **content: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
+
+from agents.process import Whole, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ FLUSH_SECONDS = 5.0
 class Logger:
     """Writes into `run_dir` and onto the console; usable as a context manager.
 
+    Where the disk is full that is said once; what doesn't fit waits in memory, and the run goes on.
+
     A run that resumes at `start_step` keeps one history: lines and events beyond that step,
     from the time between the checkpoint and the kill, are dropped. So is a torn last line.
     """
@@ -54,7 +57,8 @@ class Logger:
         for line in rewind(path, start_step):
             if isinstance(line.get("score"), int | float):
                 self._scores.append(float(line["score"]))
-        self._metrics = path.open("a", encoding="utf-8")
+        self._metrics = Whole(path)
+        self._waits = False
         self._events: Events | None = None
         if tensorboard:
             from agents.events import Events
@@ -134,15 +138,23 @@ class Logger:
 
     def flush(self) -> None:
         """Hand everything that was logged to the system; call it before a checkpoint."""
-        self._metrics.flush()
-        if self._events is not None:
-            self._events.flush()
         self._last_flush = time.monotonic()
+        fault = None
+        for file in (self._metrics, self._events):
+            try:
+                if file is not None:
+                    file.flush()
+            except OSError as error:
+                fault = error
+        if fault is not None and not self._waits:
+            self.message(f"{fault.filename}: {fault.strerror}; what is logged waits for space")
+        self._waits = fault is not None
 
     def close(self) -> None:
         """Show the last state and close the files. May be called twice."""
         if self._metrics.closed:
             return
+        self.flush()
         if self._display is not None:
             self._meter.update(self._step, self._seen)  # an evaluation may have come since
             with self._hung_up():
@@ -168,7 +180,7 @@ class Logger:
 
     def _write(self, line: dict[str, Any]) -> None:
         line["time"] = round(time.time(), 3)
-        self._metrics.write(_dumps(line) + "\n")
+        self._metrics.write((_dumps(line) + "\n").encode())
         if time.monotonic() - self._last_flush > FLUSH_SECONDS:
             self.flush()
 
@@ -194,12 +206,7 @@ def rewind(path: Path, step: int) -> list[dict[str, Any]]:
     rows = read(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.exists():
-        beside = path.with_name(path.name + ".tmp")
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.writelines(_dumps(row) + "\n" for row in kept)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
+        write_text(path, "".join(_dumps(row) + "\n" for row in kept))
     return kept
 
 

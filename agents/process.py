@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,9 +30,31 @@ def keep_freed_memory() -> None:
     mallopt(top_pad, 64 << 20)
 
 
+def keep_compiled_code() -> None:
+    """Have numba keep what it compiles in a temporary folder where it finds no other place.
+
+    So in an image that can't be written. Call it before numba is imported.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    places = Path(__file__).parents[1] / "replay" / "__pycache__", cache / "numba"
+    if not os.environ.get("NUMBA_CACHE_DIR") and not any(map(_takes_files, places)):
+        folder = tempfile.mkdtemp(prefix="sightline-numba-")  # nobody else's, for it holds code
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["NUMBA_CACHE_DIR"] = folder
+
+
+def _takes_files(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Keep a second process out of the folder; the system frees the lock of one that died."""
+    """Keep a second session out of the folder; the system frees the lock of a process that died."""
     try:
         import fcntl
     except ImportError:  # Windows keeps no such lock
@@ -40,7 +65,7 @@ def locked(run_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"another process is training in {run_dir}; wait for it or stop it"
+                f"another session is training in {run_dir}; wait for it or stop it"
             ) from None
         yield
 
@@ -111,10 +136,57 @@ def _say(text: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file beside and rename it, so that a kill leaves the old one or the new one."""
+    """Write a small file beside and rename it, so that a kill leaves the old one or the new one.
+
+    An OSError names the file, and leaves the old one.
+    """
     beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
+
+
+class Whole:
+    """A file that grows by whole pieces: what the disk doesn't take waits in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[bytes] = []
+        self._file = path.open("ab", buffering=0)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be written."""
+        return self._file.closed
+
+    def write(self, piece: bytes) -> None:
+        """Have a piece written by the next flush."""
+        self._waiting.append(piece)
+
+    def flush(self) -> None:
+        """Write what waits; where not all of it fits, the rest waits on, and an OSError names the
+        file."""
+        end, data, written = self._file.seek(0, os.SEEK_END), b"".join(self._waiting), 0
+        try:
+            while written < len(data):
+                written += self._file.write(data[written:])
+            self._waiting.clear()
+        except OSError as error:
+            while len(self._waiting[0]) <= written:
+                size = len(self._waiting.pop(0))
+                end, written = end + size, written - size
+            self._file.truncate(end)
+            error.filename = str(self._path)
+            raise
+
+    def close(self) -> None:
+        """Close the file; what was not flushed is lost."""
+        self._file.close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from agents.agent import Agent
 from agents.config import TrainConfig
 from agents.errors import StorageError
 from agents.evaluate import counted, evaluation_epsilon, lanes, summary
+from agents.kept import best_score, kept, save_best
 from agents.log import Logger
 from agents.loop import Tick, evaluate, observation_field, train
 from agents.player import Player
@@ -42,7 +45,8 @@ SEED_TRAIN, SEED_EVAL, SEED_REPLAY, SEED_RESUME = range(4)
 class Session:
     """One run, ready to go on.
 
-    `run()` trains to the end and writes all that there is to tell into `run_dir`.
+    `run()` trains to the end and writes all that there is to tell into `run_dir`. As a context
+    manager it closes at the end.
     """
 
     run_dir: Path
@@ -54,22 +58,25 @@ class Session:
     updates: int = 0
     credit: float = 0.0
     notes: list[str] = field(default_factory=list)
+    newest: int = -1
+    """Step of the folder's newest checkpoint, as this session knows it; -1 for none."""
     _metrics: dict[str, Tensor] = field(default_factory=dict)
     _told: int = 0
     _saved: int = -1
     _dropped: int = 0
     _alike: int = 0
     _score: float = 0.0
+    _best: float | None = None
 
-    def run(self, *, console: bool = True) -> dict[str, Any]:
-        """Train to the last step, save, evaluate, and return the evaluation's result.
+    def run(self, *, console: bool = True) -> dict[str, Any] | None:
+        """Train to the last step, save, evaluate, and return the evaluation's result, if any.
 
         A fault of the environment is raised after a checkpoint was written. Ctrl-C (or SIGTERM)
         ends the step, writes a checkpoint and raises KeyboardInterrupt; a second one stops at once.
         """
         run = self.config.run
         with (
-            locked(self.run_dir),
+            self._alone(),
             Logger(self.run_dir, run.steps, self.step, console=console) as log,
             stoppable() as stop,
         ):
@@ -81,21 +88,26 @@ class Session:
             try:
                 for tick in self.ticks():
                     self._log(log, tick)
+                    if _crossed(run.explain_every, tick.step, self.env.num_envs):
+                        self._explain(log)
+                    if stop.is_set() or tick.step >= run.steps:
+                        break
                     if _crossed(run.checkpoint_every, tick.step, self.env.num_envs):
                         self._try_save(log)
                     if _crossed(run.eval_every, tick.step, self.env.num_envs):
                         found = self._evaluate(log, stop)
                         log.message(found["text"] if found else "evaluation stopped")
-                    if _crossed(run.explain_every, tick.step, self.env.num_envs):
-                        self._explain(log)
-                    if stop.is_set():
-                        break
-            except EnvFault:
-                log.flush()
-                self.save(broken=True)
+            except EnvFault as fault:
+                try:
+                    unsaved = self._try_save(log, last=True, broken=True)
+                except FloatingPointError as diverged:
+                    unsaved = diverged
+                if unsaved is not None:
+                    fault.add_note(f"no checkpoint at step {self.step:,}: {unsaved}")
                 raise
             unsaved = self._try_save(log, last=True)
-            result = None if stop.is_set() else self._evaluate(log, stop)
+            evaluates = run.eval_episodes and not stop.is_set()
+            result = self._evaluate(log, stop) if evaluates else None
             log.close()  # what follows is the last thing to be read
             if result is not None:
                 log.message(result["text"])
@@ -103,7 +115,9 @@ class Session:
                 raise unsaved
             if result is None:
                 log.message(self._how_to_go_on())
-                raise KeyboardInterrupt(f"stopped at step {self.step}")
+                if stop.is_set():
+                    raise KeyboardInterrupt(f"stopped at step {self.step}")
+                return None
             write_text(self.run_dir / "result.json", json.dumps(result, indent=1) + "\n")
             return result
 
@@ -112,8 +126,9 @@ class Session:
         if steps is not None:
             chosen = self.config.replace(steps=steps)
             require_ahead(chosen.run.steps, self.step, self.run_dir)
-            self.config = chosen
-            self.config.save(self.run_dir)
+            with self._alone():
+                self.config = chosen
+                self.config.save(self.run_dir)
         self.run(console=console)
         return self.player()
 
@@ -124,6 +139,12 @@ class Session:
     def close(self) -> None:
         """Close the environments."""
         self.env.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def save(self, *, broken: bool = False, replay: bool = True) -> Path:
         """Write a checkpoint of everything, and return its folder.
@@ -143,13 +164,16 @@ class Session:
                 "env": None if broken else self._env_state(),
                 "updates": self.updates,
                 "credit": self.credit,
+                **kept(self.config, self.env),
             }
             checkpoint.save_tree(folder / "state", state)
             if replay and self.config.run.save_replay:
                 (folder / "replay").mkdir()
                 self.replay.save(folder / "replay", previous)
 
-        return checkpoint.save(self.run_dir, self.step, write, own_crc=("replay",))
+        written = checkpoint.save(self.run_dir, self.step, write, own_crc=("replay",))
+        self.newest = max(checkpoint.steps(self.run_dir))
+        return written
 
     def ticks(self) -> Iterator[Tick]:
         """Train, a vector step at a time, and write nothing: what `run` reads.
@@ -181,22 +205,36 @@ class Session:
         except FloatingPointError as error:
             raise self._diverged(str(error)) from None
 
-    def _try_save(self, log: Logger, *, last: bool = False) -> StorageError | None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others out of the folder; ValueError where one is in it, or went on with the run."""
+        with locked(self.run_dir):
+            if (newest := max(checkpoint.steps(self.run_dir), default=-1)) != self.newest:
+                raise ValueError(
+                    f"another session has gone on with {self.run_dir} since this one began, to "
+                    f"step {newest:,}: resume the run anew"
+                )
+            yield
+
+    def _try_save(
+        self, log: Logger, *, last: bool = False, broken: bool = False
+    ) -> Exception | None:
         """A checkpoint; where it can't be written the run goes on, and the reason is returned.
 
-        The `last` one is written without the replay where there is no room for it.
+        The `last` one is written without the replay where there is no room for it; `broken` as in
+        `save`.
         """
-        if self._saved == self.step:
+        if self._saved == self.step and not broken:
             return None
         log.flush()
         try:
-            self.save()
+            self.save(broken=broken)
         except StorageError as error:
             log.message(f"no checkpoint at step {self.step:,}: {error}")
             if not last:
                 return error
             try:
-                self.save(replay=False)
+                self.save(broken=broken, replay=False)
             except StorageError:
                 return error
             log.message(f"without the replay there is one at step {self.step:,}")
@@ -206,11 +244,11 @@ class Session:
         return None
 
     def _how_to_go_on(self) -> str:
-        if self.step < self.config.run.steps:
-            resume = f"  agents train --resume {self.run_dir}"
-            return f"stopped at step {self.step:,}; go on with:\n{resume}"
-        score = f"  agents eval {self.run_dir}"
-        return f"trained to the end, and stopped in the evaluation; score it with:\n{score}"
+        folder, run = shlex.quote(str(self.run_dir)), self.config.run
+        if self.step < run.steps:
+            return f"stopped at step {self.step:,}; go on with:\n  agents train --resume {folder}"
+        why = "stopped in the evaluation" if run.eval_episodes else "not evaluated"
+        return f"trained to the end, and {why}; score it with:\n  agents eval {folder}"
 
     def _tell_notes(self, log: Logger) -> None:
         """Tell those notes that were not told yet."""
@@ -299,7 +337,23 @@ class Session:
         finally:
             env.close()
         log.scalars(self.step, {"evaluation/score": result["mean"]})
+        if run.eval_every:
+            self._keep_best(log, result["mean"])
         return result
+
+    def _keep_best(self, log: Logger, score: float) -> None:
+        """Keep the agent where no evaluation so far, before a resume included, scored as high."""
+        self._require_finite()
+        if self._best is None:
+            self._best = best_score(self.run_dir)
+        if score <= self._best:
+            return
+        state = {"step": self.step, "score": score, "agent": self.agent.state_dict()}
+        try:
+            save_best(self.run_dir, state | kept(self.config, self.env))
+            self._best = score
+        except StorageError as error:
+            log.message(f"the best agent so far, at step {self.step:,}, isn't kept: {error}")
 
     def _explain(self, log: Logger) -> None:
         """A still of what the agent looks at in the first lane."""

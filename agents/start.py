@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,6 @@ def create(algorithm: str, preset: str | None, overrides: Mapping[str, Any]) -> 
         session.agent.values(session.replay.latest())  # what it can't digest is told here and now
         session.run_dir = config.make_run_dir(chosen)
         try:
-            session.held.enter_context(locked(session.run_dir))
             chosen.save(session.run_dir)
             keep_view(session.run_dir, session.env)
         except BaseException:
@@ -145,7 +143,7 @@ def resume(
     A checkpoint whose replay is damaged is passed over, too. Where the environment can't be
     restored (Atari's vector environment offers no state) its episodes begin anew. Notes say so.
     Raises CheckpointError where other options of the config, or the environment's spaces, are not
-    what the run was trained with, ValueError where another session has the folder open.
+    what the run was trained with, ValueError where another session is training there.
     """
     folder = Path(folder)
     changes = {"steps": steps, "device": device, "threads": threads}
@@ -153,17 +151,15 @@ def resume(
     changes = {name: value for name, value in changes.items() if value is not None}
     chosen = config.load(folder).replace(**changes)
     notes: list[str] = []
-    with ExitStack() as held:
-        held.enter_context(locked(folder))
+    with locked(folder):
         session = _restored(folder, chosen, notes)
-        session.held.push(held.pop_all())
-    try:
-        keep_view(folder, session.env)
-        if changes:
-            chosen.save(folder)
-    except BaseException:
-        session.close()
-        raise
+        try:
+            keep_view(folder, session.env)
+            if changes:
+                chosen.save(folder)
+        except BaseException:
+            session.close()
+            raise
     at = f"resumed at step {session.step:,} of {chosen.run.steps:,}"
     session.notes = [*notes, *session.notes, at]
     return session
@@ -202,6 +198,7 @@ def _taken_up(
     session = _assemble(folder, chosen, derive(chosen.run.seed, SEED_RESUME, step), state)
     try:
         restore(session.agent, state["agent"], found)
+        session.newest = max(checkpoint.steps(folder))
         session.step, session.updates, session.credit = step, state["updates"], state["credit"]
         frame = session.env.reset()
         if not (with_replay and (found / "replay").is_dir()):
@@ -234,9 +231,8 @@ def _assemble(
     """A session at step 0; where the `state` of a checkpoint is to follow, for what fits it."""
     torch.set_num_threads(threads_for(chosen.run.threads))
     keep_freed_memory()
-    with ExitStack() as held:
-        env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
-        held.callback(env.close)
+    env = make(chosen.env, seed=derive(seed, SEED_TRAIN))
+    try:
         if state is not None:
             require_environment(state, env, folder)
         device = pick_device(chosen.run.device)
@@ -248,7 +244,10 @@ def _assemble(
             slow = "; on a CPU they are slower then" if device.type == "cpu" else ""
             notes.append(f"updates are compiled, and the first of them wait for it{slow}")
         replay = build_replay(chosen, env, agent, derive(chosen.run.seed, SEED_REPLAY), notes)
-        return Session(folder, chosen, env, agent, replay, notes=notes, held=held.pop_all())
+        return Session(folder, chosen, env, agent, replay, notes=notes)
+    except BaseException:
+        env.close()
+        raise
 
 
 def _shows_images(chosen: TrainConfig) -> bool:

@@ -37,9 +37,10 @@ class RunConfig:
     save_replay: bool = True
     """Keep the replay memory in checkpoints, so that a resumed run goes on as it was."""
     eval_every: int = 0
-    """Agent steps between evaluations during training; 0 evaluates only at the end."""
+    """Agent steps between evaluations during training, the best of whose agents is kept; 0
+    evaluates only at the end."""
     eval_episodes: int = 30
-    """Episodes of an evaluation."""
+    """Episodes of an evaluation; 0 evaluates never, as where the environment can be there once."""
     explain_every: int = 0
     """Agent steps between stills of what the agent looks at, in TensorBoard; 0 makes none."""
     log_every: int = 2_000
@@ -48,8 +49,14 @@ class RunConfig:
 
 def check(config: RunConfig) -> None:
     """Raise ValueError, in one line, for a value out of its range."""
-    at_least(config, 1, "steps", "eval_episodes", "log_every")
-    at_least(config, 0, "seed", "threads", "checkpoint_every", "eval_every", "explain_every")
+    at_least(config, 1, "steps", "log_every")
+    at_least(config, 0, "seed", "threads", "checkpoint_every", "explain_every")
+    at_least(config, 0, "eval_every", "eval_episodes")
+    if config.eval_every and not config.eval_episodes:
+        raise ValueError(
+            f"eval_every is {config.eval_every}, and eval_episodes 0 evaluates never: give "
+            "eval_episodes at least 1, or leave eval_every out"
+        )
     if config.steps > MOST_STEPS:
         raise ValueError(f"steps is {config.steps}; it must be at most {MOST_STEPS}")
     if config.seed >= 2**31:

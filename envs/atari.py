@@ -21,7 +21,7 @@ from ale_py.vector_env import AtariVectorEnv
 
 from envs.actions import Actions
 from envs.protocol import Protocol
-from envs.vector import EnvFault, Scores, Step, Turns, check_action, lane_seeds
+from envs.vector import Coded, EnvFault, Scores, Step, Turns, check_action, lane_seeds
 
 _FIRE = 1  # its value in ALE; its place in a game's own action set differs
 _NO_LIMIT = 2**30
@@ -50,7 +50,7 @@ class Atari:
     ) -> None:
         self.num_envs = num_envs
         self.stack: int | dict[str, int] = stack
-        self.discrete: dict[str, int] = {}
+        self.discrete: dict[str, Coded] = {}
         self.protocol: Protocol | None = protocol
         self.frame_space: gymnasium.spaces.Box | gymnasium.spaces.Dict = gymnasium.spaces.Box(
             0, 255, (1, frame_size, frame_size), np.uint8

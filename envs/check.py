@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation, NormalizeObservation, NormalizeReward
 
 from envs.actions import actions
+from envs.config import EnvConfig
 from envs.lanes import RETURNED, kind
 from envs.layout import Checker
 from envs.make import make_one
-from envs.names import resolve
+from envs.names import EnvName, resolve
 from envs.parts import Parts, leaves
-from envs.state import get_state, set_state
+from envs.state import get_state, set_state, wrappers
 from envs.vector import Frame, told
 
 STEPS, RIG_STEPS = 2_000, 200
@@ -34,20 +37,40 @@ class Finding(NamedTuple):
     text: str
 
 
-def check(name: str, seed: int = 0) -> Iterator[Finding]:
+def check(name: str, seed: int = 0, env_args: str = "") -> Iterator[Finding]:
     """Try the environment `name` with random actions; yields findings as they come.
+
+    `env_args` as of EnvConfig.
 
     Looks at spaces, shapes and types, what reset and step return, seeding, ends of episodes,
     rewards, and whether its state can be put back. Stops at the first thing that is wrong beyond
-    going on. Raises ValueError for a name that stands for nothing.
+    going on. All happens in a thread of its own, as in training. Raises ValueError for a name that
+    stands for nothing.
     """
     found = resolve(name)
     if found.kind == "atari":
         yield Finding("ok", f"{name} is an Atari game, which ALE has checked")
         return
-    env = make_one(found, render=False)
+    findings = _findings(found, EnvConfig(env=name, env_args=env_args), seed)
+    with ThreadPoolExecutor(1, thread_name_prefix="envs") as worker:
+        try:
+            while (finding := worker.submit(next, findings, _LAST).result()) is not _LAST:
+                if finding is not None:
+                    yield finding
+        finally:  # stopped, too
+            worker.submit(findings.close)
+
+
+_LAST = Finding("ok", "")
+_Findings = Generator[Finding | None, None, None]
+"""What is found, and None now and then, where it may be stopped."""
+
+
+def _findings(found: EnvName, config: EnvConfig, seed: int) -> _Findings:
+    env = make_one(found, config, render=False)
     try:
-        parts = yield from _spaces(env, name)
+        parts = yield from _spaces(env, config.env)
+        yield from _wrappers(env, parts)
         steps = STEPS
         if _is_rig(env):
             steps = RIG_STEPS
@@ -64,6 +87,9 @@ def check(name: str, seed: int = 0) -> Iterator[Finding]:
             yield from _restoring(env, parts, seed)
     except _Wrong as wrong:
         yield Finding("wrong", str(wrong))
+    except GeneratorExit:
+        env.close()
+        raise
     try:
         _call("close()", env.close)
     except _Wrong as wrong:
@@ -99,6 +125,9 @@ def _part(called: str, own: gymnasium.Space[Any], frame: gymnasium.Space[Any]) -
     if isinstance(own, spaces.Discrete):
         yield Finding("ok", f"{called} are one of {own.n} values, to the agent one-hot")
         return
+    if not isinstance(own, spaces.Box):
+        yield Finding("ok", f"{called} are {own}, to the agent a vector of {frame.shape[0]}")
+        return
     what = "images" if len(frame.shape) == 3 else "vectors"
     seen = f"{own.shape} {own.dtype}, to the agent {frame.shape}"
     yield Finding("ok", f"{called} are {what}: {seen}")
@@ -108,8 +137,30 @@ def _part(called: str, own: gymnasium.Space[Any], frame: gymnasium.Space[Any]) -
             yield Finding(
                 "note",
                 f"{called} reach {width:g}; networks learn best from values around 1 "
-                "(gymnasium.wrappers.NormalizeObservation)",
+                "(gymnasium.wrappers.RescaleObservation, or TransformObservation)",
             )
+
+
+def _wrappers(env: gymnasium.Env[Any, Any], parts: Parts) -> Iterator[Finding]:
+    """What is around it that a run can't keep, or does itself."""
+    for wrapper in wrappers(env):
+        if isinstance(wrapper, NormalizeObservation | NormalizeReward):
+            yield Finding(
+                "note",
+                f"{type(wrapper).__name__} scales by statistics of what it has seen, which no "
+                "checkpoint holds and evaluations begin anew: scale by fixed numbers "
+                "(gymnasium.wrappers.RescaleObservation, TransformObservation, TransformReward)",
+            )
+    frames = parts.space.values() if isinstance(parts.space, spaces.Dict) else [parts.space]
+    images = [frame.shape[0] for frame in frames if frame.shape and len(frame.shape) == 3]
+    stacked = any(isinstance(wrapper, FrameStackObservation) for wrapper in wrappers(env))
+    if images and (stacked or not {1, 3}.issuperset(images)):
+        channels = max(images)
+        yield Finding(
+            "note",
+            f"images have {channels} channels; where these are stacked frames, they are stacked "
+            f"again, 4 times {channels}: --frame-stack 1 turns ours off",
+        )
 
 
 def _is_rig(env: gymnasium.Env[Any, Any]) -> bool:
@@ -118,20 +169,21 @@ def _is_rig(env: gymnasium.Env[Any, Any]) -> bool:
     return isinstance(env.unwrapped, CameraEnv)
 
 
-def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int, steps: int) -> Iterator[Finding]:
+def _play(env: gymnasium.Env[Any, Any], parts: Parts, seed: int, steps: int) -> _Findings:
     env.action_space.seed(seed)
     rewards, lengths, length = [], [], 0
     _reset(env, parts, seed)
     for _ in range(steps):
         action = env.action_space.sample()
         frame, reward, terminated, truncated = _step(env, parts, action)
-        _require_unit(frame)
+        _require_unit(frame, parts.name)
         rewards.append(reward)
         length += 1
         if terminated or truncated:
             lengths.append(length)
             length = 0
             _reset(env, parts, None)
+        yield None
     yield Finding("ok", f"{steps:,} random steps returned what the spaces announce")
     greatest = float(np.abs(rewards).max())
     if lengths:
@@ -159,6 +211,8 @@ def _seeding(env: gymnasium.Env[Any, Any], parts: Parts, seed: int) -> Iterator[
     if env.spec is not None and env.spec.nondeterministic:
         yield Finding("note", "it says itself that its course of events can't be repeated")
         return
+    if any(isinstance(wrapper, NormalizeObservation) for wrapper in wrappers(env)):
+        return  # of which was told
     first, second = (_trajectory(env, parts, seed + 1) for _ in range(2))
     if not _equal(first[0], second[0]):
         yield Finding(
@@ -244,15 +298,16 @@ def _step(
         raise _Wrong(f"{call}: {error}") from None
 
 
-def _require_unit(frame: Frame) -> None:
+def _require_unit(frame: Frame, name: str) -> None:
     """Float images whose space has no bounds: their values must fit all the same."""
-    for part in frame.values() if isinstance(frame, dict) else (frame,):
+    for key, part in frame.items() if isinstance(frame, dict) else [("", frame)]:
         if part.ndim == 3 and part.dtype != np.uint8:
             low, high = float(part.min()), float(part.max())
             if low < -1e-3 or high > 1 + 1e-3:
+                what = f"observations[{key!r}]" if key else "observations"
                 raise _Wrong(
-                    f"observations are {part.dtype} images with values in [{low:g}, {high:g}]; "
-                    "expected uint8, or floats in [0, 1]"
+                    f"{what} of {name!r} are {part.dtype} images with values in "
+                    f"[{low:g}, {high:g}]; expected uint8, or floats in [0, 1]"
                 )
 
 

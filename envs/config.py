@@ -13,6 +13,9 @@ class EnvConfig:
     env: str = "Breakout"
     """Short Atari name in any spelling, a Gymnasium id (its version may be left out),
     dmc/domain-task, or package.module:Class."""
+    env_args: str = ""
+    """Outside Atari: the environment's own arguments in YAML, such as
+    {is_slippery: false, map_name: 8x8}."""
     num_envs: int = 8
     """Environments that are stepped together."""
     protocol: str = "nature"
@@ -38,4 +41,6 @@ class EnvConfig:
     render_repeats: bool = False
     """With pixels: show a picture of every step that an action is held for, not the last alone."""
     env_threads: int = 0
-    """Atari only: threads that step the games; 0 takes one a core. Others share one thread."""
+    """Threads that step the environments; 0 takes one a core for Atari, one in all for others. More
+    help where a step waits or leaves Python for long, as rigs that sleep and C++ simulators do, and
+    spoil what is drawn by pygame."""

@@ -13,20 +13,26 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import physics
+from envs.args import require
+from envs.find import failed, install
 from envs.simulator import import_mujoco
 from envs.vector import Diverged
-
-HINT = "pip install 'sightline-rl[dmc]'"
 
 
 class Task(gymnasium.Env[np.ndarray, np.ndarray]):
     """One task of dm_control's suite; its observations are put into one vector, in their order.
 
-    An episode that reaches its time limit, 1,000 steps as a rule, is truncated.
+    An episode that reaches its time limit, 1,000 steps as a rule, is truncated. `args` are the
+    task's own, such as time_limit; ValueError for one that it doesn't take.
     """
 
-    def __init__(self, domain: str, task: str) -> None:
-        self._env = suite().load(domain, task)
+    def __init__(self, domain: str, task: str, args: dict[str, Any] | None = None) -> None:
+        path, args, found = f"dmc/{domain}-{task}", args or {}, suite()
+        require(path, getattr(found, domain).SUITE[task], args)
+        try:
+            self._env = found.load(domain, task, task_kwargs=args)
+        except Exception as error:
+            raise failed("environment", path, error) from error
         self._plain = physics.plain(self.model)
         self._drawn = domain == "lqr"  # each of its models is drawn anew, as no seed repeats
         spec = self._env.action_spec()
@@ -131,7 +137,7 @@ def find(name: str) -> str:
 def suite() -> Any:
     """dm_control's suite; ImportError, in one line, where it is missing or doesn't run."""
     if not installed():
-        raise ImportError(f"environments dmc/... need dm_control: {HINT}")
+        raise ImportError(f"environments dmc/... need dm_control: {install('dmc')}")
     import_mujoco()
     try:
         with warnings.catch_warnings():  # it looks for a screen, and says that there is none

@@ -17,6 +17,11 @@ CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 """The form of module:function."""
 
 
+def install(extra: str) -> str:
+    """The command that installs one of the extras of pyproject.toml."""
+    return f"pip install -c constraints.txt -e '.[{extra}]'"
+
+
 def look_here() -> None:
     """Let Python import from the working folder, where console scripts do not look."""
     if os.getcwd() not in sys.path:

@@ -1,15 +1,15 @@
-"""Gymnasium environments as lanes, stepped one after the other in a worker thread.
+"""Gymnasium environments as lanes, stepped one after the other in a worker thread, or in several.
 
-Everything an environment does happens in that one thread, its making and closing too: renderers
-bind their context to the thread that made it. `send` returns at once, so learning overlaps
-wherever it leaves Python's lock.
+Everything an environment does happens in one thread, its making and closing too: renderers bind
+their context to the thread that made it. `send` returns at once, so learning overlaps wherever it
+leaves Python's lock, and so do the steps of lanes in other threads.
 """
 
 from __future__ import annotations
 
-import warnings
+import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from envs.protocol import Protocol
 
 Made = TypeVar("Made")
+_Share = tuple[list[Made], BaseException | None]
+"""What a thread's lanes gave, and what the next of them raised."""
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 
 RETURNED = "(observation, reward, terminated, truncated, info)"
@@ -49,7 +51,10 @@ MOST_DROPS = 3
 
 
 class Lanes:
-    """One environment of each function in `make_env`, which is called in the worker thread.
+    """One environment of each function in `make_env`, which is called in a worker thread.
+
+    `threads` share the lanes out, each lane in one thread for good; what is returned doesn't depend
+    on their number.
 
     An episode is dropped whose simulation diverges, and one of which `step` says in
     `info["trouble"]` why it is nothing to learn from.
@@ -66,6 +71,7 @@ class Lanes:
         seed: int,
         stack: int = 0,
         limit: int = 0,
+        threads: int = 1,
         render: bool = False,
         name: str = "",
     ) -> None:
@@ -79,12 +85,16 @@ class Lanes:
         self._drops = 0
         self._turns = Turns()
         self._scores = Scores(self.num_envs)
-        self._pending: Future[Step] | None = None
+        self._step: Step
+        self._pending: list[Future[Any]] = []
         self._envs: list[gymnasium.Env[Any, Any]] = []
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="envs")
+        self._workers = [
+            ThreadPoolExecutor(1, thread_name_prefix="envs")
+            for _ in range(max(1, min(threads, self.num_envs)))
+        ]
         try:
-            for make in make_env:
-                self._envs.append(self._run(make))
+            for lane, make in enumerate(make_env):  # in turn, for what they import and load
+                self._envs.append(self._run(lane, make))
             first = self._envs[0]
             self._parts = Parts(first.observation_space, name)
             self.actions = actions(first.action_space, name)
@@ -107,7 +117,7 @@ class Lanes:
         self.discrete = self._parts.discrete
         self.frame_rate = _frame_rate(first.metadata)
         self.stack = self._parts.stack(stack)
-        # Two, because the worker fills one while the caller still reads the other.
+        # Two, because the workers fill one while the caller still reads the other.
         self._frames = (self._parts.blank(self.num_envs), self._parts.blank(self.num_envs))
         self._turn = 0
 
@@ -115,22 +125,42 @@ class Lanes:
         """Start every lane anew, from the seed given; returns the first frames."""
         self._turns.reset()
         self._scores.reset()
-        return self._run(self._reset_all)
+        frame = self._next_frames()
+        self._all(lambda lane: self._begin(lane, frame, seed=self._seeds[lane]))
+        return self._parts.plain(frame)
 
     def send(self, action: np.ndarray) -> None:
         """Start a step with (num_envs,) integers in [0, n), or (num_envs, A) floats."""
         action = check_action(action, self.actions.space, self.num_envs)
         self._turns.send()
-        self._pending = self._worker.submit(self._step_all, action)
+        frame, count = self._next_frames(), self.num_envs
+        reward, over = np.zeros(count), (np.zeros(count, bool), np.zeros(count, bool))
+        self._step = Step(self._parts.plain(frame), reward, *over, ())
+        self._pending = self._start(lambda lane: self._step_one(lane, action[lane], frame))
 
     def recv(self) -> Step:
         """Wait for the step that was sent; EnvFault where an environment misbehaved."""
         self._turns.recv()
-        assert self._pending is not None
         try:
-            return self._pending.result()
+            troubles = self._wait(self._pending)
         finally:
-            self._pending = None
+            self._pending = []
+        frame, reward, terminated, truncated, *_ = self._step
+        dropped = tuple(
+            Drop(lane, self._forgive(trouble)) for lane, trouble in enumerate(troubles) if trouble
+        )
+        if self.episode_limit:
+            at_the_limit = self._scores.length + 1 >= self.episode_limit
+            truncated |= at_the_limit & ~terminated & ~self._scores.over
+        for lane, _ in dropped:
+            reward[lane], terminated[lane], truncated[lane] = 0.0, False, False
+        episodes = self._scores.add(reward, terminated | truncated)
+        for lane, _ in dropped:
+            self._scores.drop(lane)
+        self.dropped += len(dropped)
+        if episodes:
+            self._drops = 0
+        return Step(frame, reward.astype(np.float32), terminated, truncated, episodes, dropped)
 
     def render(self) -> np.ndarray:
         """Picture of lane 0 as it stands, (H, W, 3) uint8."""
@@ -138,7 +168,7 @@ class Lanes:
         if not self._render:
             raise RuntimeError("render() needs environments made with render=True")
         try:
-            picture = np.asarray(self._run(self._envs[0].render))
+            picture = np.asarray(self._run(0, self._envs[0].render))
         except gymnasium.error.DependencyNotInstalled as error:
             raise ValueError(f"{self._name!r} can't be drawn here: {error}") from error
         if not is_picture(picture):
@@ -156,7 +186,7 @@ class Lanes:
     def get_state(self) -> dict[str, Any] | None:
         """Exact state of every lane (see `envs.state`), or None where one has none."""
         self._turns.rest()
-        lanes = self._run(lambda: [get_state(env) for env in self._envs])
+        lanes = self._all(lambda lane: get_state(self._envs[lane]))
         if any(lane is None for lane in lanes):
             return None
         return {
@@ -173,37 +203,68 @@ class Lanes:
                 f"the state holds {len(state['lanes'])} lanes; expected {self.num_envs}"
             )
         self._turns.reset()
-        self._run(lambda: self._restore(state["lanes"]))
+        self._all(lambda lane: self._restore(lane, state["lanes"][lane]))
         self._scores.score[:] = state["score"]
         self._scores.length[:] = state["length"]
         self._scores.over = np.array(state["over"], bool)
 
     def close(self) -> None:
-        """Wait for a step under way, close every environment and end the thread."""
+        """Wait for a step under way, close every environment and end the threads."""
         if self._turns.closed:
             return
         self._turns.close()
-        if self._pending is not None:
-            self._pending.exception()
+        wait(self._pending)
         for lane, env in enumerate(self._envs):
             try:
-                self._run(env.close)
+                self._run(lane, env.close)
             except BaseException as error:  # nothing is lost by it any more
-                warnings.warn(
-                    f"lane {lane} of {self._name!r}, close(): {told(error)}", stacklevel=2
-                )
-        self._worker.shutdown()
+                print(f"lane {lane} of {self._name!r}, close(): {told(error)}", file=sys.stderr)
+        for worker in self._workers:
+            worker.shutdown()
 
-    def _run(self, work: Callable[[], Made]) -> Made:
-        return self._worker.submit(work).result()
+    def _run(self, lane: int, work: Callable[[], Made]) -> Made:
+        return self._workers[lane % len(self._workers)].submit(work).result()
 
-    # What follows runs in the worker.
+    def _all(self, work: Callable[[int], Made]) -> list[Made]:
+        """`work` of each lane, in its thread; raises what the first of the lanes raises."""
+        return self._wait(self._start(work))
 
-    def _reset_all(self) -> Frame:
-        frame = self._next_frames()
-        for lane in range(self.num_envs):
-            self._begin(lane, frame, seed=self._seeds[lane])
-        return self._parts.plain(frame)
+    def _start(self, work: Callable[[int], Made]) -> list[Future[_Share[Made]]]:
+        """One job a thread, which ends with the first error."""
+
+        def share(first: int) -> _Share[Made]:
+            done: list[Made] = []
+            try:
+                for lane in range(first, self.num_envs, len(self._workers)):
+                    done.append(work(lane))
+            except BaseException as error:
+                return done, error
+            return done, None
+
+        return [worker.submit(share, first) for first, worker in enumerate(self._workers)]
+
+    @staticmethod
+    def _wait(pending: list[Future[_Share[Made]]]) -> list[Made]:
+        shares, step = [job.result() for job in pending], len(pending)
+        errors = {
+            first + step * len(done): error
+            for first, (done, error) in enumerate(shares)
+            if error is not None
+        }
+        if errors:
+            raise errors[min(errors)]
+        count = sum(len(done) for done, _ in shares)
+        return [shares[lane % step][0][lane // step] for lane in range(count)]
+
+    def _forgive(self, trouble: str | EnvFault) -> str:
+        """What to tell of an episode that is given up; raises at `MOST_DROPS` faults in a row."""
+        if isinstance(trouble, EnvFault):
+            self._drops += 1
+            if self._drops == MOST_DROPS:
+                raise EnvFault(f"{trouble}; so ended {MOST_DROPS} episodes in a row") from trouble
+        return str(trouble)
+
+    # What follows runs in a lane's thread.
 
     def _begin(self, lane: int, frame: dict[str, np.ndarray], seed: int | None = None) -> None:
         """Start an episode, and write its first observation."""
@@ -213,64 +274,36 @@ class Lanes:
                 raise ValueError(f"returned {kind(returned)}; expected (observation, info)")
             self._parts.write(returned[0], frame, lane)
 
-    def _step_all(self, action: np.ndarray) -> Step:
-        frame = self._next_frames()
-        reward = np.zeros(self.num_envs, np.float64)
-        terminated = np.zeros(self.num_envs, bool)
-        dropped: list[Drop] = []
-        truncated = np.zeros(self.num_envs, bool)
-        for lane, env in enumerate(self._envs):
-            if self._scores.over[lane]:
-                self._begin(lane, frame)
-                continue
-            own, reason = self.actions.own(action[lane]), ""
-            try:
-                with self._blame(lane, f"step(action={own})"):
-                    returned = env.step(own)
-                    if not isinstance(returned, tuple) or len(returned) != 5:
-                        raise ValueError(f"returned {kind(returned)}; expected {RETURNED}")
-                    observation, gain, terminated[lane], truncated[lane], info = returned
-                    if not isinstance(info, dict):
-                        raise ValueError(f"returned {kind(info)} for info; expected a dict")
-                    reward[lane] = Checker.reward(gain)
-                    self._parts.write(observation, frame, lane)
-                    reason = info.get("trouble", "")
-            except EnvFault as fault:
-                reason = self._forgive(fault)
-            if reason:
-                dropped.append(Drop(lane, reason))
-                self._begin(lane, frame)
-                reward[lane], terminated[lane], truncated[lane] = 0.0, False, False
-        if self.episode_limit:
-            at_the_limit = self._scores.length + 1 >= self.episode_limit
-            truncated |= at_the_limit & ~terminated & ~self._scores.over
-        for lane, _ in dropped:
-            truncated[lane] = False
-        episodes = self._scores.add(reward, terminated | truncated)
-        frames = self._parts.plain(frame)
-        for lane, _ in dropped:
-            self._scores.drop(lane)
-        self.dropped += len(dropped)
-        if episodes:
-            self._drops = 0
-        gain32 = reward.astype(np.float32)
-        return Step(frames, gain32, terminated, truncated, episodes, tuple(dropped))
-
-    def _forgive(self, fault: EnvFault) -> str:
-        """What to tell of an episode that is given up; raises what can't be forgiven.
+    def _step_one(self, lane: int, action: Any, frame: dict[str, np.ndarray]) -> str | EnvFault:
+        """Step a lane, or begin its next episode; tells why its episode is given up, or nothing.
 
         Simulations of continuous control diverge now and then, under actions that learning tries.
-        Whatever else goes wrong, or does so `MOST_DROPS` times before an episode ends well, is a
-        fault of the environment's.
+        Whatever else goes wrong is a fault of the environment's.
         """
-        if not isinstance(fault.__cause__, Diverged) or isinstance(
-            self.actions.space, spaces.Discrete
-        ):
-            raise fault
-        self._drops += 1
-        if self._drops == MOST_DROPS:
-            raise EnvFault(f"{fault}; so ended {MOST_DROPS} episodes in a row") from fault
-        return str(fault)
+        if self._scores.over[lane]:
+            self._begin(lane, frame)
+            return ""
+        own, step = self.actions.own(action), self._step
+        trouble: str | EnvFault = ""
+        try:
+            with self._blame(lane, f"step(action={own})"):
+                returned = self._envs[lane].step(own)
+                if not isinstance(returned, tuple) or len(returned) != 5:
+                    raise ValueError(f"returned {kind(returned)}; expected {RETURNED}")
+                observation, gain, step.terminated[lane], step.truncated[lane], info = returned
+                if not isinstance(info, dict):
+                    raise ValueError(f"returned {kind(info)} for info; expected a dict")
+                step.reward[lane] = Checker.reward(gain)
+                self._parts.write(observation, frame, lane)
+                trouble = info.get("trouble", "")
+        except EnvFault as fault:
+            discrete = isinstance(self.actions.space, spaces.Discrete)
+            if discrete or not isinstance(fault.__cause__, Diverged):
+                raise
+            trouble = fault
+        if trouble:
+            self._begin(lane, frame)
+        return trouble
 
     def _next_frames(self) -> dict[str, np.ndarray]:
         self._turn ^= 1
@@ -284,12 +317,11 @@ class Lanes:
         except BaseException as error:  # sys.exit and KeyboardInterrupt, too, are its own here
             raise EnvFault(f"lane {lane} of {self._name!r}, {call}: {told(error)}") from error
 
-    def _restore(self, lanes: list[dict[str, Any]]) -> None:
-        for lane, state in enumerate(lanes):
-            with self._blame(lane, "set_state()"):
-                # Wrappers refuse to step what was never reset.
-                self._envs[lane].reset(seed=self._seeds[lane])
-                set_state(self._envs[lane], state)
+    def _restore(self, lane: int, state: dict[str, Any]) -> None:
+        with self._blame(lane, "set_state()"):
+            # Wrappers refuse to step what was never reset.
+            self._envs[lane].reset(seed=self._seeds[lane])
+            set_state(self._envs[lane], state)
 
 
 def kind(value: Any) -> str:

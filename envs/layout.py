@@ -6,7 +6,7 @@ The rule, from the shape of the Box alone:
   are refused, for they may be anything.
 - (a, b, c) is an image whose channels are the first or the last axis, whichever is shorter. Where
   the two are equal, or both could be channels (4 or less), the layout is refused as ambiguous.
-- One axis or none is a vector.
+- One axis or none is a vector, and so is a MultiBinary.
 
 uint8 images stay uint8; every other number becomes float32, its values as they are.
 """
@@ -49,8 +49,11 @@ def layout(space: gymnasium.Space[Any], name: str, part: str = "") -> Layout:
     name  of the environment, and `part` of its observations, for the error
     """
     what = f"observations[{part!r}] of {name!r}" if part else f"observations of {name!r}"
+    binary = isinstance(space, spaces.MultiBinary)
+    if binary:
+        space = spaces.Box(0, 1, space.shape, np.int8)
     if not isinstance(space, spaces.Box):
-        expected = "a Box, a Discrete or a Dict of them" if part else "a Box"
+        expected = "a Box, Discrete, MultiBinary, MultiDiscrete, a Tuple of such vectors or a Dict"
         wrapper = "TransformObservation" if part else "FlattenObservation"  # which takes it all
         raise ValueError(
             f"{what} are {_short(space)}; expected {expected}: "
@@ -60,7 +63,7 @@ def layout(space: gymnasium.Space[Any], name: str, part: str = "") -> Layout:
     shape = space.shape
     if 0 in shape:
         raise ValueError(f"{what} have shape {shape}: an axis is empty")
-    convert = _vector if len(shape) < 2 else _image(shape, space.dtype == np.uint8, what)
+    convert = _vector if binary or len(shape) < 2 else _image(shape, space.dtype == np.uint8, what)
     image = convert is not _vector
     if image and space.dtype != np.uint8:
         _require_unit(space, what)

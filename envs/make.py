@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from envs.args import read, require
 from envs.config import EnvConfig
-from envs.find import failed, find_callable, look_here
+from envs.find import failed, find_callable, install, look_here
 from envs.names import EnvName, names, resolve
 from envs.protocol import PROTOCOLS, Protocol
 
@@ -22,7 +25,7 @@ __all__ = ["EnvName", "make", "names", "resolve"]
 MOST_ENVS = 4096
 """Environments in one process, at most."""
 
-ATARI_ONLY = ("protocol", "frame_size", "env_threads")
+ATARI_ONLY = ("protocol", "frame_size")
 """Options that say nothing outside Atari."""
 
 PIXELS_ONLY = ("size", "render_quality", "render_repeats")
@@ -32,6 +35,7 @@ EVALUATION_STEPS = 27_000
 """Agent steps to an evaluation's episode outside Atari, as many as half an hour of Atari has: an
 environment without a limit of its own would never end under a policy that survives."""
 _PLAIN = EnvConfig()
+_DRAWS_IN_STEPS = "gymnasium.envs.box2d.car_racing"
 
 
 def make(
@@ -62,6 +66,11 @@ def make(
                 f"max_episode_steps is {config.max_episode_steps}; in Atari the protocol "
                 f"{protocol.name} limits episodes: leave it out"
             )
+        if config.env_args:
+            raise ValueError(
+                f"env_args is {config.env_args!r}; Atari's games are set up by --protocol, "
+                "--frame-size and --frame-stack: leave it out"
+            )
         if config.pixels or config.action_repeat > 1:
             option = "pixels" if config.pixels else "action_repeat"
             raise ValueError(f"{option} is set; Atari shows pixels and has its protocol: leave it")
@@ -84,6 +93,7 @@ def make(
         seed=seed,
         stack=config.frame_stack,
         limit=config.max_episode_steps or (EVALUATION_STEPS if evaluation else 0),
+        threads=config.env_threads,
         render=render,
         name=name.id,
     )
@@ -91,19 +101,26 @@ def make(
 
 def make_one(name: EnvName, config: EnvConfig = _PLAIN, *, render: bool) -> gymnasium.Env[Any, Any]:
     """One environment that is not Atari's, with what `config` puts around it; errors as `make`."""
-    draws = render or config.pixels
+    draws, args = render or config.pixels, read(config.env_args)
     if name.kind == "dmc":
         from envs.dmc import Task
 
-        env: gymnasium.Env[Any, Any] = Task(*name.id.removeprefix("dmc/").split("-", 1))
+        domain, _, task = name.id.removeprefix("dmc/").partition("-")
+        env: gymnasium.Env[Any, Any] = Task(domain, task, args)
     else:
-        env = (_make_class if name.kind == "class" else _make_id)(name.id, render=draws)
+        env = (_make_class if name.kind == "class" else _make_id)(name.id, args, render=draws)
     from envs.simulator import Pixels, Repeat, Simulator, simulation
 
     if simulation(env) is not None:
         env = Simulator(env, config.camera_name)
     elif config.camera_name:
         raise ValueError(f"camera_name is {config.camera_name!r}; {name.id!r} is not MuJoCo's")
+    in_steps = config.pixels or type(env.unwrapped).__module__ == _DRAWS_IN_STEPS
+    if config.env_threads > 1 and in_steps and not isinstance(env, Simulator):
+        raise ValueError(
+            f"env_threads is {config.env_threads}; {name.id!r} draws its pictures itself, and "
+            "pygame, for one, spoils those of several threads: leave it out"
+        )
     if config.pixels:
         if env.render_mode != "rgb_array":
             raise ValueError(f"{name.id!r} draws no pictures: its render_mode is {env.render_mode}")
@@ -148,33 +165,55 @@ def _protocol(name: str) -> Protocol:
     raise ValueError(f"unknown protocol {name!r}; {hint}expected one of {', '.join(PROTOCOLS)}")
 
 
-def _make_id(id_: str, *, render: bool) -> gymnasium.Env[Any, Any]:
+def _make_id(id_: str, args: dict[str, Any], *, render: bool) -> gymnasium.Env[Any, Any]:
     """A registered environment, without Gymnasium's checker: every step is checked anyway."""
     import gymnasium
+    import numpy as np
 
     from envs.simulator import import_mujoco
+    from envs.vector import told
 
     look_here()
     spec = gymnasium.registry.get(id_)
-    simulated = "gymnasium.envs.mujoco" in str(spec.entry_point if spec else "")
+    entry = str(spec.entry_point if spec else "")
+    simulated = "gymnasium.envs.mujoco" in entry
     if simulated:
         import_mujoco()
+    if args:
+        require(id_, _creator(spec), args, ("max_episode_steps",))
     # MuJoCo's are drawn by our own renderer
     mode = "rgb_array" if render and not simulated else None
     try:
-        return gymnasium.make(id_, render_mode=mode, disable_env_checker=True)
+        env = gymnasium.make(id_, render_mode=mode, disable_env_checker=True, **args)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise ValueError(f"environment {id_!r} needs a package: {error}") from error
+        what = f"Box2D: {install('box2d')}" if "gymnasium.envs.box2d" in entry else told(error)
+        raise ValueError(f"environment {id_!r} needs {what}") from error
     except (Exception, SystemExit) as error:  # whatever its module or its constructor provokes
         if simulated and isinstance(error, ModuleNotFoundError):
             raise ValueError(
-                f"environment {id_!r} needs {error.name}: pip install 'sightline-rl[mujoco]'"
+                f"environment {id_!r} needs {error.name}: {install('mujoco')}"
             ) from error
         raise failed("environment", id_, error) from error
+    space = env.observation_space
+    if "gymnasium.envs.box2d" in entry and len(space.shape or ()) == 1:
+        # LunarLander flies and BipedalWalker swings beyond the bounds that they announce
+        env.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
+    return env
 
 
-def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
-    """A user's class, called without arguments but for a render_mode that it accepts."""
+def _creator(spec: Any) -> Callable[..., Any] | None:
+    """What makes a registered environment, or None; what its module raises `make` tells."""
+    from gymnasium.envs.registration import load_env_creator
+
+    with contextlib.suppress(Exception, SystemExit):
+        return (
+            spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
+        )
+    return None
+
+
+def _make_class(path: str, args: dict[str, Any], *, render: bool) -> gymnasium.Env[Any, Any]:
+    """A user's class, called with `args` and a render_mode, if it accepts one."""
     import gymnasium
 
     from envs.simulator import quiet
@@ -186,16 +225,21 @@ def _make_class(path: str, *, render: bool) -> gymnasium.Env[Any, Any]:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):  # written in C, or no function at all
         parameters = []
+    require(path, factory, args)
     rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in rest]
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind not in rest and p.name not in args
+    ]
     if needed:
         raise ValueError(
             f"environment {path!r}: {attribute} asks for {', '.join(needed)}; "
-            "give its arguments defaults"
+            f"give --env-args '{{{needed[0]}: ...}}', or its arguments defaults"
         )
     accepts = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
     try:
-        env = factory(render_mode="rgb_array") if render and accepts else factory()
+        env = factory(**args, **({"render_mode": "rgb_array"} if render and accepts else {}))
     except (Exception, SystemExit) as error:
         raise failed("environment", path, error) from error
     if not isinstance(env, gymnasium.Env):

@@ -2,13 +2,15 @@
 
 The parts of a `spaces.Dict` are taken in the order of their names, and those of a Dict within it
 are called by their path: {"arm": {"camera": ...}} has the part "arm/camera". Each part is an image
-or a vector by the rules of `envs.layout`; a Discrete part becomes a vector, one-hot.
+or a vector by the rules of `envs.layout`. Discrete and MultiDiscrete parts become vectors, one-hot,
+and a Tuple of vectors becomes one.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import Any, Protocol
 
 import gymnasium
@@ -16,8 +18,9 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.layout import Checker, layout
-from envs.vector import Frame
+from envs.vector import Coded, Frame
 
+_WIDEST = 2**16  # of a one-hot vector
 _LONE = ""  # what the only part of an observation without names is called here
 
 
@@ -31,7 +34,7 @@ class _Reader(Protocol):
 
 
 class _Array:
-    """A Box, as `envs.layout` shows it."""
+    """A Box or a MultiBinary, as `envs.layout` shows it."""
 
     def __init__(self, space: gymnasium.Space[Any], name: str, part: str) -> None:
         self._layout = layout(space, name, part)
@@ -43,42 +46,96 @@ class _Array:
 
 
 class _OneHot:
-    """A Discrete, as a vector that is 1 at its value and 0 elsewhere."""
+    """A Discrete or MultiDiscrete: for each number a stretch, 1 at its value and 0 elsewhere."""
 
-    def __init__(self, space: spaces.Discrete, part: str) -> None:
-        self.first, self._count = int(space.start), int(space.n)
-        self._part = part
-        self.frame: spaces.Box = spaces.Box(0, 1, (self._count,), np.float32)
+    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete, name: str, part: str) -> None:
+        counts = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        self._counts = np.ravel(counts).astype(np.int64)
+        if self._counts.sum() > _WIDEST:
+            raise ValueError(
+                f"observations{f'[{part!r}]' if part else ''} of {name!r} are {space}; one-hot, a "
+                f"vector of at most {_WIDEST:,} is expected: wrap the environment in "
+                "gymnasium.wrappers.TransformObservation"
+            )
+        self._first = np.ravel(space.start).astype(np.int64)
+        self._begin = np.cumsum(self._counts) - self._counts
+        self._called = _called(part)
+        self.frame: spaces.Box = spaces.Box(0, 1, (int(self._counts.sum()),), np.float32)
 
     def read(self, value: Any) -> np.ndarray:
-        return one_hot(value, self.first, self._count, _called(self._part))
+        array, many = np.asarray(value), len(self._first)
+        if array.size != many or array.dtype.kind not in "iu":
+            low, high = self._first[0], self._first[0] + self._counts[0] - 1
+            expected = f"{many} whole numbers" if many > 1 else f"a whole number in [{low}, {high}]"
+            raise ValueError(f"{self._called} is {value!r}; expected {expected}")
+        index = array.ravel().astype(np.int64) - self._first
+        for at in np.flatnonzero((index < 0) | (index >= self._counts)):
+            low, high = self._first[at], self._first[at] + self._counts[at] - 1
+            which = f"[{at}]" if many > 1 else ""
+            raise ValueError(
+                f"{self._called}{which} is {array.flat[at]}; expected a whole number in "
+                f"[{low}, {high}]"
+            )
+        vector = np.zeros(self.frame.shape, np.float32)
+        vector[self._begin + index] = 1
+        return vector
+
+
+class _Joined:
+    """A Tuple of what becomes vectors, as one."""
+
+    def __init__(self, space: spaces.Tuple, name: str, part: str) -> None:
+        path = f"{part}/" if part else ""
+        self._readers = [_reader(own, name, f"{path}{i}") for i, own in enumerate(space.spaces)]
+        self._called = _called(part)
+        frames = [reader.frame for reader in self._readers]
+        if not frames or any(len(frame.shape) != 1 for frame in frames):
+            layout(space, name, part)  # says no
+        low, high = (np.concatenate([getattr(f, end) for f in frames]) for end in ("low", "high"))
+        self.frame: spaces.Box = spaces.Box(low, high, dtype=np.float32)
+
+    def read(self, value: Any) -> np.ndarray:
+        count = len(self._readers)
+        if not isinstance(value, tuple | list | np.ndarray) or len(value) != count:
+            raise ValueError(f"{self._called} is {value!r}; expected a tuple of {count}")
+        return np.concatenate([r.read(v) for r, v in zip(self._readers, value, strict=True)])
+
+
+def _reader(space: gymnasium.Space[Any], name: str, part: str) -> _Reader:
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return _OneHot(space, name, part)
+    if isinstance(space, spaces.Tuple):
+        return _Joined(space, name, part)
+    return _Array(space, name, part)
 
 
 class Parts:
     """How one environment's observations become frames.
 
+    name      the environment's
     space     of one frame: a Box, or a Dict of them in the order of their names
-    discrete  first value of each part that is a Discrete, by name
-    Raises ValueError, in one line, for a space that holds anything but images, vectors and, in a
-    Dict, Discrete parts.
+    discrete  each part that isn't a Box, by name; "" is the only part
+    Raises ValueError, in one line, for a space that holds anything but images, vectors, and what
+    becomes vectors.
     """
 
     def __init__(self, space: gymnasium.Space[Any], name: str) -> None:
+        self.name = name
         self._readers: dict[str, _Reader] = {}
-        self.discrete: dict[str, int] = {}
+        self.discrete: dict[str, Coded] = {}
         self.space: spaces.Box | spaces.Dict
-        if not isinstance(space, spaces.Dict):
-            self._readers[_LONE] = lone = _Array(space, name, _LONE)
-            self.space = lone.frame
-            return
-        for part, own in sorted(leaves(space, name), key=lambda leaf: leaf[0]):
+        found = [(_LONE, space)]
+        if isinstance(space, spaces.Dict):
+            found = sorted(leaves(space, name), key=itemgetter(0))
+        for part, own in found:
             if part in self._readers:
                 raise ValueError(f"observations of {name!r} have two parts called {part!r}")
-            if isinstance(own, spaces.Discrete):
-                reader = _OneHot(own, part)
-                self._readers[part], self.discrete[part] = reader, reader.first
-            else:
-                self._readers[part] = _Array(own, name, part)
+            self._readers[part] = _reader(own, name, part)
+            if not isinstance(own, spaces.Box):
+                self.discrete[part] = Coded(own, self._readers[part].read)
+        if not isinstance(space, spaces.Dict):
+            self.space = self._readers[_LONE].frame
+            return
         if not self._readers:
             raise ValueError(f"observations of {name!r} are a Dict without parts")
         self.space = spaces.Dict({part: reader.frame for part, reader in self._readers.items()})
@@ -134,20 +191,6 @@ def by_name(observation: Any, names: list[str]) -> dict[str, Any]:
         if part not in found:
             raise ValueError(f"observation lacks {part!r}; expected {', '.join(names)}")
     return {part: found[part] for part in names}
-
-
-def one_hot(value: Any, first: int, count: int, called: str = "observation") -> np.ndarray:
-    """(count,) float32, 1 at an integer in [first, first + count); ValueError for another value."""
-    array = np.asarray(value)
-    whole = array.size == 1 and array.dtype.kind in "iu"
-    index = int(array.reshape(())) - first if whole else -1
-    if not 0 <= index < count:
-        raise ValueError(
-            f"{called} is {value!r}; expected a whole number in [{first}, {first + count - 1}]"
-        )
-    vector = np.zeros(count, np.float32)
-    vector[index] = 1
-    return vector
 
 
 def _called(part: str) -> str:

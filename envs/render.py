@@ -18,6 +18,7 @@ from typing import Any, Literal
 import mujoco
 import numpy as np
 
+from envs.find import install
 from envs.simulator import GL_HINT
 
 Quality = Literal["fast", "full"]
@@ -96,7 +97,7 @@ def gl_context(width: int, height: int) -> Any:
     Raises ValueError, in one line, that says what to install where none does.
     """
     if importlib.util.find_spec("OpenGL") is None:
-        raise ValueError("offscreen rendering needs PyOpenGL: pip install 'sightline-rl[mujoco]'")
+        raise ValueError(f"offscreen rendering needs PyOpenGL: {install('mujoco')}")
     asked = os.environ.get("MUJOCO_GL", "").lower()
     asked = asked if asked in BACKENDS else ""  # glfw wants a screen
     _load_before_gl()

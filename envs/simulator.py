@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.find import install
 from envs.layout import Checker, is_picture
 from envs.vector import Diverged
 
@@ -23,8 +25,16 @@ GL_HINT = (
     "install EGL (Debian, Ubuntu: apt-get install libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6)"
 )
 
-_told: deque[str] = deque(maxlen=100)
-"""MuJoCo's warnings since the last step; it keeps one handler of them for the process."""
+_of_thread = threading.local()
+"""MuJoCo keeps one handler of warnings for the process, which it calls in the thread that steps."""
+
+
+def _told() -> deque[str]:
+    """MuJoCo's warnings in this thread since the last step."""
+    if not hasattr(_of_thread, "told"):
+        _of_thread.told = deque(maxlen=100)
+    found: deque[str] = _of_thread.told
+    return found
 
 
 def quiet() -> None:
@@ -34,7 +44,7 @@ def quiet() -> None:
     """
     mujoco = sys.modules.get("mujoco")
     if mujoco is not None:
-        mujoco.set_mju_user_warning(_told.append)
+        mujoco.set_mju_user_warning(lambda text: _told().append(text))
 
 
 def import_mujoco() -> None:
@@ -44,7 +54,7 @@ def import_mujoco() -> None:
     load isn't there.
     """
     if importlib.util.find_spec("mujoco") is None:
-        raise ImportError("MuJoCo is missing: pip install 'sightline-rl[mujoco]'")
+        raise ImportError(f"MuJoCo is missing: {install('mujoco')}")
     try:
         importlib.import_module("mujoco")
     except Exception as error:  # PyOpenGL raises whatever a missing library leads to
@@ -93,14 +103,14 @@ class Simulator(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         returned = self.env.reset(**options)
-        _told.clear()
+        _told().clear()
         return returned
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         returned = self.env.step(action)
-        if _told:
-            worst = next((text for text in _told if "unstable" in text.lower()), "")
-            _told.clear()
+        if told := _told():
+            worst = next((text for text in told if "unstable" in text.lower()), "")
+            told.clear()
             if worst:
                 raise Diverged(" ".join(worst.split()))
         return returned

@@ -54,7 +54,7 @@ def get_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
     return {
         "env": own,
         "random": None if generator is None else generator.bit_generator.state,
-        "elapsed": [w._elapsed_steps for w in _chain(env) if isinstance(w, TimeLimit)],
+        "elapsed": [w._elapsed_steps for w in wrappers(env) if isinstance(w, TimeLimit)],
     }
 
 
@@ -70,12 +70,13 @@ def set_state(env: gymnasium.Env[Any, Any], state: dict[str, Any]) -> None:
         inner.set_state(state["env"])
     if state["random"] is not None:
         inner.np_random.bit_generator.state = state["random"]
-    limits = [wrapper for wrapper in _chain(env) if isinstance(wrapper, TimeLimit)]
+    limits = [wrapper for wrapper in wrappers(env) if isinstance(wrapper, TimeLimit)]
     for wrapper, elapsed in zip(limits, state["elapsed"], strict=True):
         wrapper._elapsed_steps = elapsed
 
 
-def _chain(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Wrapper[Any, Any, Any, Any]]:
+def wrappers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Wrapper[Any, Any, Any, Any]]:
+    """The wrappers around an environment, the outermost first."""
     chain = []
     while isinstance(env, gymnasium.Wrapper):
         chain.append(env)
@@ -85,7 +86,7 @@ def _chain(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Wrapper[Any, Any, Any
 
 def _is_known(env: gymnasium.Env[Any, Any]) -> bool:
     stateless = (OrderEnforcing, PassiveEnvChecker, TimeLimit, Simulator, Repeat, Pixels)
-    return all(type(wrapper) in stateless for wrapper in _chain(env))
+    return all(type(wrapper) in stateless for wrapper in wrappers(env))
 
 
 def _is_classic(inner: object) -> bool:

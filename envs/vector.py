@@ -8,6 +8,7 @@ is never learned from. A life lost in Atari follows the same rule, though its ga
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
@@ -20,10 +21,20 @@ Frame = np.ndarray | dict[str, np.ndarray]
 """Newest frames (N, *shape) of one part, or of each part by name."""
 
 
+_LONGEST = 200
+"""Characters of what others say in an error, at most."""
+_IN_THREADS = ("main thread", "in thread 'envs")
+"""What libraries say that work in Python's first thread alone: signal, asyncio, Tk."""
+
+
 def told(error: BaseException) -> str:
-    """What went wrong in one printable line: the error's type, and the first line that it says."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in first)
+    """What went wrong in one printable line: the error's type, and what it says, cut where long."""
+    plain = " ".join(str(error).split())
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
+    hint = any(text in plain for text in _IN_THREADS)
+    if len(plain) > _LONGEST:
+        plain = plain[: _LONGEST - 3].rstrip() + "..."
+    plain += " (environments are made and stepped in a thread of their own)" * hint
     return f"{type(error).__name__}: {plain}" if plain else type(error).__name__
 
 
@@ -73,6 +84,18 @@ class Step(NamedTuple):
     """Episodes that were given up: nothing in this step of their lanes may be learned from."""
 
 
+class Coded(NamedTuple):
+    """A part of observations that isn't a Box, such as a Discrete, and becomes a vector."""
+
+    space: gymnasium.Space[Any]
+    """The environment's own."""
+    read: Callable[[Any], np.ndarray]
+    """From a value to its frame, (D,) float32; ValueError for one that the space doesn't hold."""
+
+    def __str__(self) -> str:
+        return str(self.space)
+
+
 class VectorEnv(Protocol):
     """Several copies of one environment, stepped together while the caller does other work."""
 
@@ -82,8 +105,8 @@ class VectorEnv(Protocol):
     """One newest frame: images always (C, H, W), vectors (D,); a flat Dict of several parts."""
     stack: int | dict[str, int]
     """Frames that make an observation, by part of a Dict; stacking is the replay's work."""
-    discrete: dict[str, int]
-    """First value of each part that the environment gives as a Discrete; frames are one-hot."""
+    discrete: dict[str, Coded]
+    """Each part that the environment doesn't give as a Box, by name; "" is the only part."""
     actions: Actions
     """One lane's, as agents see them and as the environment itself takes them."""
     protocol: AtariProtocol | None

@@ -44,3 +44,7 @@ def __getattr__(name: str) -> Any:
         if name in builders:
             return builders[name]
     raise AttributeError(f"module 'vision' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -137,6 +137,7 @@ def test_eval(recorder: Recorder, tell: Told) -> None:
     assert code == 0 and json.loads(out)["scores"] == [12.0, 13.0]
     assert recorder.calls == [("eval", folder, 30, None, 0), ("eval", folder, 7, 0.01, 3)]
     assert (recorder.where["device"], recorder.where["threads"]) == ("cpu", 1)
+    assert recorder.where["best"] is False
     assert tell("eval", str(folder), "--device", "gpu")[0] == 2
 
 
@@ -145,6 +146,18 @@ def test_play(recorder: Recorder, tell: Told, tmp_path: Path) -> None:
     code, out, _ = tell("play", str(recorder.run_dir), "--video", str(film))
     assert code == 0 and f"video: {film}" in out
     assert recorder.calls == [("play", recorder.run_dir, film, 1, 0)]
+    for command in ("play", "eval"):
+        assert tell(command, str(recorder.run_dir), "--best")[0] == 0
+        assert recorder.where["best"] is True
+
+
+def test_public_names_are_shown() -> None:
+    import agents
+    import vision
+
+    assert {"DQN", "load", "resume", "Session", "__version__"} <= set(dir(agents))
+    assert {"build_encoder", "grad_cam"} <= set(dir(vision))
+    assert agents.__version__.count(".") == 2
 
 
 def test_list_presets(tell: Told) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +177,59 @@ def test_short_numbers(value: float, text: str) -> None:
 )
 def test_clock(seconds: float, text: str) -> None:
     assert log._clock(seconds) == text
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """As on a full disk: what goes beyond `size` bytes of a file is cut short, then fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_a_full_disk_refuses_is_written_whole_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Logger(tmp_path, 1000) as logger:
+        with files_up_to(500):
+            for step in range(1, 101):
+                logger.scalars(step, {"loss": step / 2})
+                if step % 10 == 0:
+                    logger.flush()
+            sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+            assert 0 < len(rows(tmp_path)) < 100  # and each of them is whole
+            assert max(sizes) <= 500
+        told = capsys.readouterr().err
+        assert told.count("waits for space") == 1
+        assert re.search(r"(jsonl|tfevents\S+): File too large; what is logged waits", told)
+        logger.flush()
+        assert [row["step"] for row in rows(tmp_path)] == list(range(1, 101))
+        with files_up_to(500):
+            logger.scalars(101, {"loss": 1.0})
+            logger.flush()  # a second time, which is told anew
+        assert capsys.readouterr().err.count("waits for space") == 1
+    assert len(rows(tmp_path)) == 101
+    events = EventAccumulator(str(tmp_path / log.EVENTS), {"scalars": 0})
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 102))
+
+
+def test_a_log_that_stays_without_space_is_closed(tmp_path: Path) -> None:
+    logger = quiet(tmp_path)
+    logger.scalars(1, {"loss": 1.0})
+    with files_up_to(0):
+        logger.close()
+    assert rows(tmp_path) == []
+
+
+def test_a_history_that_cannot_be_taken_back_names_its_file(tmp_path: Path) -> None:
+    path = tmp_path / log.METRICS
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    with files_up_to(5), pytest.raises(OSError, match=re.escape(f"'{path}'")):
+        quiet(tmp_path, start_step=1)
+    assert len(rows(tmp_path)) == 2 and len(list(tmp_path.iterdir())) == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -25,6 +28,8 @@ from agents.evaluate import evaluate_run, play, student_t
 from agents.process import locked, stoppable
 from agents.session import Session
 from envs import EnvFault
+from tests.agents.test_kept import edit, forget
+from tests.agents.test_log import files_up_to
 
 TINY: dict[str, Any] = {
     "env": "tests.support:TaggedEnv",
@@ -129,12 +134,12 @@ def test_resume_refuses_an_end_that_is_past(tmp_path: Path) -> None:
 def test_interrupt_saves_and_tells_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = start(tmp_path, steps=10**6, checkpoint_every=0)
+    run = start(tmp_path / "läufe 1", steps=10**6, checkpoint_every=0)
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         run.run()
     run.close()
-    assert f"agents train --resume {run.run_dir}" in capsys.readouterr().err
+    assert f"agents train --resume '{run.run_dir}'" in capsys.readouterr().err
     assert begin.resume(run.run_dir).step == run.step > 0
 
 
@@ -148,44 +153,124 @@ def test_interrupt_in_the_evaluation_stops_it(tmp_path: Path) -> None:
     assert not (run.run_dir / "result.json").exists()
 
 
-def test_one_process_a_run_folder(tmp_path: Path) -> None:
+def test_one_session_a_run_folder(tmp_path: Path) -> None:
     run = start(tmp_path, steps=400)
     run.run(console=False)
-    before = (run.run_dir / "config.yaml").read_text()
+    config = run.run_dir / "config.yaml"
+    before = config.read_text()
     with locked(run.run_dir):
         for second in (lambda: run.run(console=False), lambda: begin.resume(run.run_dir, 600)):
-            with pytest.raises(ValueError, match="another process is training"):
+            with pytest.raises(ValueError, match="another session is training in .*; wait for it"):
                 second()
+    assert config.read_text() == before
+    with begin.resume(run.run_dir, 480) as other:
+        run.learn(440, console=False)
+        for second in (lambda: other.run(console=False), lambda: other.learn(600, console=False)):
+            with pytest.raises(
+                ValueError, match="another session has gone on .*, to step 440: resume"
+            ):
+                second()
+    assert load_config(run.run_dir).run.steps == 440
+    run.learn(480, console=False)  # its own checkpoints are no others'
     run.close()
-    assert (run.run_dir / "config.yaml").read_text() == before
+    with begin.resume(run.run_dir, 520) as again:
+        again.run(console=False)
+
+
+def fault(run: Session, monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Let the environment of a run fail after some vector steps."""
+    real, calls = run.env.recv, iter(range(10**6))
+
+    def recv() -> Any:
+        if next(calls) == after:
+            raise EnvFault("lane 1: RuntimeError: motor fault")
+        return real()
+
+    monkeypatch.setattr(run.env, "recv", recv)
 
 
 def test_a_faulty_environment_ends_the_run_with_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start(tmp_path)
-    real, calls = run.env.recv, iter(range(10**6))
-
-    def recv() -> Any:
-        if next(calls) == 60:
-            raise EnvFault("lane 1: reward is nan; expected a finite float32")
-        return real()
-
-    monkeypatch.setattr(run.env, "recv", recv)
-    with pytest.raises(EnvFault, match="reward is nan"):
+    fault(run, monkeypatch, after=60)
+    with pytest.raises(EnvFault, match="motor fault"):
         run.run(console=False)
     run.close()
     assert begin.resume(run.run_dir).step == 120
+
+
+def test_a_faulty_environment_is_told_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path, checkpoint_every=0)
+    fault(run, monkeypatch, after=60)
+    with files_up_to(100), pytest.raises(EnvFault, match="motor fault") as caught:
+        run.run()
+    run.close()
+    told = capsys.readouterr().err
+    assert "no checkpoint at step 120: a checkpoint in" in told
+    assert caught.value.__notes__[0].startswith("no checkpoint at step 120: a checkpoint in")
+    assert checkpoint.steps(run.run_dir) == {}
+
+
+def test_and_saved_without_the_replay_where_that_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path)
+    fault(run, monkeypatch, after=60)
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(run.replay, "save", full)
+    with pytest.raises(EnvFault, match="motor fault") as caught:
+        run.run()
+    run.close()
+    assert "without the replay there is one at step 120" in capsys.readouterr().err
+    assert not hasattr(caught.value, "__notes__")
+    with begin.resume(run.run_dir) as again:
+        assert again.step == 120
+
+
+def test_a_full_disk_costs_a_run_no_line_of_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path)
+    ticks = run.ticks
+
+    def filled() -> Any:
+        with files_up_to(2_000):
+            for tick in ticks():
+                yield tick
+                if tick.step == 600:
+                    break
+        yield from ticks()
+
+    run.ticks = filled  # type: ignore[method-assign]
+    run.run()
+    run.close()
+    told = capsys.readouterr().err
+    assert told.count("what is logged waits for space") == 1
+    assert "no checkpoint at step 400" in told and set(checkpoint.steps(run.run_dir)) == {800}
+    lines = (run.run_dir / "metrics.jsonl").read_text().splitlines()
+    logged = [row["step"] for row in map(json.loads, lines) if "loss" in row]
+    assert logged == list(range(80, 801, 40))
+
+
+def test_a_full_disk_at_the_start_names_the_path(tmp_path: Path) -> None:
+    with files_up_to(10), pytest.raises(OSError, match=r"config\.yaml"):
+        start(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     run = start(tmp_path, steps=400)
     run.run(console=False)
     run.close()
-    config = run.run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("hidden: 8", "hidden: 9"))
+    other = start(tmp_path, steps=400, hidden=9)
+    shutil.copytree(run.run_dir / "checkpoints", other.run_dir / "checkpoints")
+    other.close()
+    forget(other.run_dir)
     with pytest.raises(CheckpointError, match="does not fit this environment and config"):
-        agents.load(run.run_dir)
+        agents.load(other.run_dir)
 
 
 def test_a_damaged_replay_is_passed_over(tmp_path: Path) -> None:
@@ -221,15 +306,13 @@ def test_a_replay_that_does_not_fit_is_no_damage(tmp_path: Path) -> None:
     run = start(tmp_path, steps=400)
     run.run(console=False)
     run.close()
-    config = run.run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("replay_capacity: 300", "replay_capacity: 200"))
+    forget(run.run_dir)
+    edit(run.run_dir, replay_capacity=200)
     with pytest.raises(ValueError, match="holds a replay of capacity 300; expected 200"):
         begin.resume(run.run_dir)
 
 
 def test_an_agent_plays_without_its_replay(tmp_path: Path) -> None:
-    import shutil
-
     run = start(tmp_path, steps=400)
     run.run(console=False)
     run.close()
@@ -265,6 +348,81 @@ def test_evaluations_leave_training_alone(tmp_path: Path) -> None:
         run.close()
         weights.append(run.agent.online.first.weight)  # type: ignore[attr-defined]
     assert torch.equal(*weights)
+
+
+def test_without_evaluations_one_environment_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path / "a run", steps=80, eval_episodes=0)
+    monkeypatch.setattr("agents.session.make", Mock(side_effect=AssertionError("a second one")))
+    assert run.run() is None
+    run.close()
+    told = capsys.readouterr().err
+    assert (
+        f"trained to the end, and not evaluated; score it with:\n  agents eval '{run.run_dir}'"
+        in told
+    )
+    assert not (run.run_dir / "result.json").exists()
+    assert agents.load(run.run_dir)
+
+
+def scored(run: Session, monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
+    """Let the evaluations of a run have these mean scores, one after the other."""
+    left = iter(scores)
+    monkeypatch.setattr("agents.session.summary", lambda *_: {"mean": next(left), "text": "told"})
+    run.run(console=False)
+    run.close()
+    assert list(left) == []
+
+
+def test_the_best_agent_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(tmp_path, eval_every=200)
+    scored(run, monkeypatch, [1, 3, 2, 3])  # the first of equals, and none twice at the end
+    assert set(checkpoint.steps(run.run_dir, "best")) == {400}
+    (kept,) = (run.run_dir / "best").iterdir()
+    assert not (kept / "replay").exists()
+    ours = checkpoint.load_tree(kept / "state")
+    assert ours["score"] == 3
+    run = begin.resume(run.run_dir, 1200)
+    scored(run, monkeypatch, [2.5, 2.9])
+    best = agents.load(run.run_dir, best=True).agent.state_dict()["online"]
+    assert all(torch.equal(best[name], value) for name, value in ours["agent"]["online"].items())
+    run = begin.resume(run.run_dir, 1600)
+    scored(run, monkeypatch, [9, 4])
+    assert set(checkpoint.steps(run.run_dir, "best")) == {1400}
+    assert evaluate_run(run.run_dir, 2, best=True)["step"] == 1400
+    assert play(run.run_dir, tmp_path / "film.mp4", best=True)["step"] == 1400
+    assert evaluate_run(run.run_dir, 2)["step"] == 1600
+    edit(run.run_dir, gamma=0.1)
+    with pytest.raises(CheckpointError, match="was trained with gamma"):
+        agents.load(run.run_dir, best=True)
+
+
+def test_a_run_without_a_best_agent_says_so(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=80)
+    run.run(console=False)
+    run.close()
+    with pytest.raises(FileNotFoundError, match="holds no best agent: only runs with --eval-every"):
+        agents.load(run.run_dir, best=True)
+
+
+def test_a_best_agent_that_finds_no_space_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path, eval_every=400, checkpoint_every=0)
+    real, full = checkpoint.save, iter((True, False, False))
+
+    def save(*args: Any, **options: Any) -> Path:
+        if next(full):
+            raise StorageError("no space left")
+        return real(*args, **options)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    run.run()
+    run.close()
+    told = capsys.readouterr().err
+    assert "the best agent so far, at step 400, isn't kept: no space left" in told
+    assert set(checkpoint.steps(run.run_dir, "best")) == {800}
 
 
 def test_a_full_disk_in_mid_run_does_not_end_it(
@@ -325,6 +483,7 @@ def test_a_hang_up_saves_and_nohup_is_heeded(tmp_path: Path) -> None:
         ({"update_every": 1e-300}, "update_every is 1e-300; it must be at least 0.001"),
         ({"protocol": "natur"}, "unknown protocol 'natur'; did you mean nature"),
         ({"protocol": "sb3"}, "protocol is 'sb3', and says nothing outside Atari"),
+        ({"eval_every": 9, "eval_episodes": 0}, "eval_every is 9, and eval_episodes 0 evaluates"),
         ({"num_envs": 10**6}, "num_envs is 1000000; it must be at most 4096"),
     ],
 )
@@ -400,6 +559,39 @@ def test_players_take_raw_observations(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\); this agent was trained on \(4,\)"):
         loaded.act(np.zeros(3))
     dqn.close()
+
+
+def test_a_player_stacks_as_training_does(tmp_path: Path) -> None:
+    """Each part its own number of frames, of observations whose memory is used anew."""
+    from agents.loop import rollout
+    from envs import make
+
+    run = start(tmp_path, steps=40, eval_episodes=0)
+    run.run(console=False)
+    run.close()
+    player, env = agents.load(run.run_dir), make(run.config.env, seed=3, num_envs=1)
+    seen = rollout(run.agent, env)
+    buffer, step = np.zeros((16, 20), np.uint8), 0
+    for observation, _, _, ended in seen:
+        stack = observation[0].numpy()  # type: ignore[index]
+        buffer[:] = stack[-1]
+        before = player.values(buffer)
+        chosen = player.act(buffer)
+        assert np.array_equal(player.seen[0].numpy(), stack)  # type: ignore[index]
+        assert np.array_equal(player.values(buffer), before) and before.shape == (3,)
+        assert chosen == before.argmax() == player.chosen
+        twin = copy.deepcopy(player)
+        assert twin.act(255 - buffer) in range(3) and np.array_equal(player.values(buffer), before)
+        step += 1
+        if ended:
+            break
+    assert step == 5
+    player.reset()
+    assert np.array_equal(
+        player.values(buffer),
+        player.agent.values(torch.from_numpy(np.stack([buffer] * 4)[None]))[0].numpy(),
+    )
+    env.close()
 
 
 def test_student_t_against_the_tables() -> None:

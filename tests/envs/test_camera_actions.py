@@ -187,7 +187,7 @@ def test_a_function_that_hangs_drops_actions_and_comes_back(
     [
         (SystemExit(3), "SystemExit: 3"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (OSError("no\npower"), "OSError: no"),
+        (OSError("no\npower"), "OSError: no power"),
     ],
 )
 def test_a_function_that_raises_drops_the_action_alone(error: BaseException, text: str) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import signal
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -126,11 +131,72 @@ class Dim(Sound):
         return np.full((40, 40, 3), 3, np.float32), 0.0, True, False, {}
 
 
+class Signals(Sound):
+    def __init__(self) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+class Loops(Sound):
+    def step(self, action: Any) -> Any:
+        asyncio.get_event_loop()
+        return super().step(action)
+
+
+class Wordy(Sound):
+    def step(self, action: int) -> Any:
+        raise RuntimeError("motor\n  fault " + "x" * 300)
+
+
+class Stopped(Sound):
+    length = 10**9
+    closed = 0
+
+    def close(self) -> None:
+        Stopped.closed = threading.get_ident()
+
+
+class DimPart(Dim):
+    observation_space = spaces.Dict(cam=Dim.observation_space)
+
+    def reset(self, **_: Any) -> Any:
+        return {"cam": super().reset()[0]}, {}
+
+    def step(self, action: Any) -> Any:
+        return {"cam": super().reset()[0]}, 0.0, True, False, {}
+
+
+class Wide(Sound):
+    observation_space = spaces.Box(-500, 500, (2,), np.float32)
+
+
+def normal() -> Any:
+    return gymnasium.wrappers.NormalizeReward(gymnasium.wrappers.NormalizeObservation(Sound()))
+
+
+class Grey(Sound):
+    observation_space = spaces.Box(0, 255, (20, 24), np.uint8)
+
+    def seen(self) -> Any:
+        return np.full((20, 24), 100 * (1 + self.place), np.uint8)
+
+
+def stacked(size: int) -> Any:
+    return gymnasium.wrappers.FrameStackObservation(Grey(), size)
+
+
+def stacked_by_three() -> Any:
+    return stacked(3)
+
+
+def stacked_by_four() -> Any:
+    return stacked(4)
+
+
 class Words(Sound):
     observation_space = spaces.Text(5)
 
 
-def findings(kind: type[Any]) -> dict[str, list[str]]:
+def findings(kind: Callable[..., Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"ok": [], "note": [], "wrong": []}
     for finding in check(f"{__name__}:{kind.__name__}"):
         found[finding.kind].append(finding.text)
@@ -141,6 +207,7 @@ def findings(kind: type[Any]) -> dict[str, list[str]]:
 def test_nothing_is_said_of_sound_ones() -> None:
     found = findings(Sound)
     (note,) = found["note"]
+    assert not any("--frame-stack" in note for note in findings(Grey)["note"])
     assert not found["wrong"] and "begins its episodes anew" in note and len(found["ok"]) == 5
 
 
@@ -161,10 +228,17 @@ def test_known_ones_pass(name: str) -> None:
         (NoBool, "returned 0.0 for terminated; expected True or False"),
         (Outside, r"observation\[0\] is 7.0; expected a finite value in \[-5, 5\]"),
         (Raises, "raised KeyError: 'motor'"),
+        (Wordy, r"raised RuntimeError: motor fault x{185}\.\.\.$"),
+        (Loops, "no current event loop .* stepped in a thread of their own"),
         (NoInfo, "returned NoneType for info; expected a dict"),
         (NaNs, "reward is nan"),
         (Words, "expected a Box"),
-        (Dim, r"float32 images with values in \[3, 3\]; expected uint8, or floats in \[0, 1\]"),
+        (DimPart, r"observations\['cam'\] of 'tests\.envs\.test_check:DimPart' are float32 images"),
+        (
+            Dim,
+            r"^observations of '.*:Dim' are float32 images with values in \[3, 3\]; expected "
+            r"uint8, or floats in \[0, 1\]",
+        ),
     ],
 )
 def test_each_fault_is_named(kind: type[Any], text: str) -> None:
@@ -180,12 +254,17 @@ def test_each_fault_is_named(kind: type[Any], text: str) -> None:
         (Endless, "no episode ended in 2,000 steps"),
         (Poor, "no reward at all"),
         (Rich, "rewards reach 500"),
+        (Wide, "observations reach 500; .*RescaleObservation, or TransformObservation"),
+        (normal, "^NormalizeReward scales by statistics .* no checkpoint holds and eval"),
+        (normal, "^NormalizeObservation scales by .* fixed numbers .*RescaleObservation"),
+        (stacked_by_three, "images have 3 channels; .* 4 times 3: --frame-stack 1 turns ours off"),
+        (stacked_by_four, "images have 4 channels"),
     ],
 )
-def test_what_may_be_as_intended_is_a_note(kind: type[Any], text: str) -> None:
+def test_what_may_be_as_intended_is_a_note(kind: Callable[..., Any], text: str) -> None:
     found = findings(kind)
     assert not found["wrong"]
-    assert any(text in note for note in found["note"])
+    assert any(re.search(text, note) for note in found["note"])
 
 
 def test_continuous_actions_are_fine() -> None:
@@ -195,6 +274,18 @@ def test_continuous_actions_are_fine() -> None:
 def test_distributions_are_spoken_of_only_where_dqn_learns_them() -> None:
     assert any("--v-max" in note for note in findings(Rich)["note"])
     assert not any("--v-max" in note for note in findings(RichAndHot)["note"])
+
+
+def test_it_works_in_a_thread_as_training_does() -> None:
+    with pytest.raises(ValueError, match="only works in main thread.* in a thread of their own"):
+        list(check(f"{__name__}:Signals"))
+
+
+def test_stopping_closes_the_environment_in_its_thread() -> None:
+    checking = check(f"{__name__}:Stopped")
+    next(checking)
+    checking.close()
+    assert Stopped.closed not in (0, threading.get_ident())
 
 
 class NoSpaces(gymnasium.Env[Any, Any]):

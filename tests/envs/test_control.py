@@ -100,7 +100,9 @@ def test_tasks_of_dm_control() -> None:
 
 def test_a_missing_dm_control_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dmc, "installed", lambda: False)
-    with pytest.raises(ImportError, match=r"need dm_control: pip install 'sightline-rl\[dmc\]'"):
+    with pytest.raises(
+        ImportError, match=r"need dm_control: pip install -c constraints.txt -e '\.\[dmc\]'"
+    ):
         resolve("dmc/cartpole-swingup")
 
 
@@ -324,15 +326,22 @@ def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) ->
         )
 
     without("OpenGL")
-    with pytest.raises(ValueError, match=r"needs PyOpenGL: pip install 'sightline-rl\[mujoco\]'"):
+    with pytest.raises(ValueError, match=r"needs PyOpenGL: pip install -c .* -e '\.\[mujoco\]'"):
         make(EnvConfig(env="Hopper", num_envs=1, pixels=True), seed=0)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'imageio'", name="imageio")
 
     monkeypatch.setattr(gymnasium, "make", refuse)
-    with pytest.raises(ValueError, match=r"needs imageio: pip install 'sightline-rl\[mujoco\]'"):
+    with pytest.raises(ValueError, match=r"needs imageio: pip install -c .* -e '\.\[mujoco\]'"):
         make(EnvConfig(env="Hopper", num_envs=1), seed=0)
+
+    def lack(*_: Any, **__: Any) -> None:
+        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+
+    monkeypatch.setattr(gymnasium, "make", lack)
+    with pytest.raises(ValueError, match=r"needs Box2D: pip install -c .* -e '\.\[box2d\]'$"):
+        make(EnvConfig(env="LunarLander", num_envs=1), seed=0)
 
 
 def test_pictures_need_no_screen_though_opengl_is_told_of_one() -> None:
@@ -411,19 +420,20 @@ def test_three_that_diverge_in_a_row_stop() -> None:
     lanes.close()
 
 
-def test_mujoco_says_that_it_diverged_and_writes_no_file(tmp_path: Path) -> None:
-    code = """
+@pytest.mark.parametrize("threads", [1, 3])
+def test_mujoco_says_that_it_diverged_and_writes_no_file(tmp_path: Path, threads: int) -> None:
+    code = f"""
 import numpy as np
 from envs.config import EnvConfig
 from envs.make import make
-env = make(EnvConfig(env="HalfCheetah", num_envs=1), seed=0)
+env = make(EnvConfig(env="HalfCheetah", num_envs=3, env_threads={threads}), seed=0)
 env.reset()
 for turn in range(3):
     if turn == 1:
-        env._envs[0].unwrapped.data.qvel[:] = 1e12
-    env.send(np.zeros((1, 6), np.float32))
+        env._envs[1].unwrapped.data.qvel[:] = 1e12
+    env.send(np.zeros((3, 6), np.float32))
     step = env.recv()
-    print(turn, [drop.reason for drop in step.dropped], bool(np.isfinite(step.frame).all()))
+    print(turn, [(d.lane, d.reason) for d in step.dropped], bool(np.isfinite(step.frame).all()))
 env.close()
 """
     repo = str(Path(__file__).parents[2])
@@ -433,5 +443,6 @@ env.close()
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[0] == "0 [] True" and lines[2] == "2 [] True"
-    assert "unstable" in lines[1] and lines[1].endswith("True")
+    assert lines[1].startswith("1 [(1, ") and lines[1].count("unstable") == 1
+    assert lines[1].endswith("True")
     assert not (tmp_path / "MUJOCO_LOG.TXT").exists()

@@ -36,7 +36,9 @@ def test_parts_are_named_by_path_and_sorted() -> None:
         ("arm/tool", ((3,), np.float32)),
         ("top", ((3, 8, 9), np.uint8)),
     ]
-    assert parts.discrete == {"arm/tool": -1}
+    assert {part: str(own) for part, own in parts.discrete.items()} == {
+        "arm/tool": "Discrete(3, start=-1)"
+    }
     assert parts.stack(0) == {"arm/state": 1, "arm/tool": 1, "top": 4}
     assert parts.stack(2) == {"arm/state": 2, "arm/tool": 2, "top": 2}
     frame = parts.read(good())
@@ -78,9 +80,11 @@ def test_what_does_not_fit_is_named(observation: Any, message: str) -> None:
     [
         (
             {"a": spaces.Text(3)},
-            r"observations\['a'\] of 'env' are Text.*a Discrete or a Dict.*TransformOb",
+            r"observations\['a'\] of 'env' are Text.*such vectors or a Dict.*TransformOb",
         ),
-        ({"a": spaces.Dict({"b": spaces.MultiBinary(3)})}, r"observations\['a/b'\] of 'env'"),
+        ({"a": spaces.Dict({"b": spaces.Text(3)})}, r"observations\['a/b'\] of 'env'"),
+        ({"a": spaces.Tuple([STATE, IMAGE])}, r"observations\['a'\] of 'env' are Tuple"),
+        ({"a": spaces.Tuple([STATE, spaces.Text(3)])}, r"observations\['a/1'\] of 'env' are Text"),
         ({"a": spaces.Box(0, 1, (5, 5), np.float32)}, r"observations\['a'\] of 'env' have shape"),
         ({"a": STATE, "b": spaces.Box(0, 255, (4, 8, 4), np.uint8)}, "both possible"),
         ({}, "a Dict without parts"),

@@ -38,7 +38,8 @@ def actions(space: gymnasium.Space[Any], name: str) -> Actions:
         start, count = int(space.start), int(space.n)
         names = tuple(str(start + i) for i in range(count))
         ours: gymnasium.Space[Any] = spaces.Discrete(count)
-        return Actions(ours, names, lambda action: int(action) + start, lambda own: own - start)
+        shifted = _Shifted(start)
+        return Actions(ours, names, shifted.own, shifted.agent)
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
         if not space.shape or 0 in space.shape:
             raise ValueError(
@@ -47,29 +48,46 @@ def actions(space: gymnasium.Space[Any], name: str) -> Actions:
             )
         _require_bounds(space, name)
         ours = spaces.Box(-1, 1, (int(np.prod(space.shape)),), np.float32)
-        return Actions(ours, (), *_scale(space))
+        scaled = _Scaled(space)
+        return Actions(ours, (), scaled.own, scaled.agent)
     raise ValueError(f"actions of {name!r} are {space}; expected Discrete or a float Box: {_WRAP}")
 
 
-def _scale(
-    space: spaces.Box,
-) -> tuple[Callable[[Any], np.ndarray], Callable[[Any], np.ndarray]]:
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    middle, half = low / 2 + high / 2, high / 2 - low / 2  # the sum may overflow
+class _Shifted:
+    """Numbers from 0, and a Discrete's own, from its first."""
 
-    def own(action: Any) -> np.ndarray:
-        wide = middle + half * np.asarray(action, np.float64).reshape(space.shape)
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def own(self, action: Any) -> int:
+        return int(action) + self.first
+
+    def agent(self, own: Any) -> Any:
+        return own - self.first
+
+
+class _Scaled:
+    """Floats within [-1, 1] (A,), and a Box's own."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        self.space = space
+        self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
+        self.middle = self.low / 2 + self.high / 2  # the sum may overflow
+        self.half = self.high / 2 - self.low / 2
+
+    def own(self, action: Any) -> np.ndarray:
+        space = self.space
+        wide = self.middle + self.half * np.asarray(action, np.float64).reshape(space.shape)
         # rounding in the space's own type may step over a bound
-        return np.clip(np.clip(wide, low, high).astype(space.dtype), space.low, space.high)
+        bounded = np.clip(wide, self.low, self.high).astype(space.dtype)
+        return np.clip(bounded, space.low, space.high)
 
-    def agent(own: Any) -> np.ndarray:
-        given = np.asarray(own, np.float64)
-        if given.size != half.size:
+    def agent(self, own: Any) -> np.ndarray:
+        given, space = np.asarray(own, np.float64), self.space
+        if given.size != self.half.size:
             raise ValueError(f"the action has shape {given.shape}; expected {space.shape}")
-        width = np.where(half == 0, 1, half)  # where there is nothing to choose
-        return (((given.reshape(space.shape) - middle) / width).clip(-1, 1)).ravel()
-
-    return own, agent
+        width = np.where(self.half == 0, 1, self.half)  # where there is nothing to choose
+        return (((given.reshape(space.shape) - self.middle) / width).clip(-1, 1)).ravel()
 
 
 def _require_bounds(space: spaces.Box, name: str) -> None:

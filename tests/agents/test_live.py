@@ -538,6 +538,7 @@ def test_a_rate_beyond_the_machine_says_what_it_reaches(
 def test_a_noisy_moment_refuses_no_rate(
     agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # so that two numbers of threads are tried
     noisy = iter([0.5, 0.5, 0.5])
     monkeypatch.setattr(Live, "speed", lambda _: next(noisy, 0.001))
     clip = str(film(tmp_path / "clip.mp4", 10))

@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -580,7 +581,7 @@ def test_a_player_stacks_as_training_does(tmp_path: Path) -> None:
         assert np.array_equal(player.seen[0].numpy(), stack)  # type: ignore[index]
         assert np.array_equal(player.values(buffer), before) and before.shape == (3,)
         assert chosen == before.argmax() == player.chosen
-        twin = copy.deepcopy(player)
+        twin = copy.deepcopy(pickle.loads(pickle.dumps(player)))
         assert twin.act(255 - buffer) in range(3) and np.array_equal(player.values(buffer), before)
         step += 1
         if ended:

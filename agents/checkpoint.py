@@ -54,9 +54,9 @@ def save(
     It stands in the run folder's folder `among`.
 
     The newest `keep` checkpoints stay; older ones, leftovers of a kill and damaged ones beyond
-    `step` are deleted. Files
-    below a folder named in `own_crc` (relative, such as "replay") are listed with their size
-    only: they carry their own checksums, and may be many gigabytes of hard links.
+    `step` are deleted. Files below a folder named in `own_crc` (relative, such as "replay") are
+    listed with their size only: they carry their own checksums, and may be many gigabytes of hard
+    links.
 
     Raises StorageError, in one line, where the disk is full or the folder can't be written;
     the checkpoints that were there still stand.

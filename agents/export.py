@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from agents import config
 from agents.build import build_agent
+from agents.ddpg import ActorCritic, Policy
 from agents.export_command import SUFFIXES
 from agents.loop import observation_field
 from agents.noisy import silence
@@ -58,15 +59,16 @@ class Scaled(nn.Module):
     least: Tensor
     greatest: Tensor
 
-    def __init__(self, network: Any, least: np.ndarray, greatest: np.ndarray) -> None:
+    def __init__(self, network: ActorCritic, least: np.ndarray, greatest: np.ndarray) -> None:
         super().__init__()
-        self.network = network
+        self.policy = Policy(network)  # without the critics
         for name, bound in (("least", least), ("greatest", greatest)):
             self.register_buffer(name, torch.from_numpy(bound.astype(np.float32)))
 
     def forward(self, observation: Observation) -> tuple[Tensor]:
         """Observations (B, *shape), by part -> actions."""
-        share = (self.network.policy(observation).unflatten(1, self.least.shape) + 1) / 2
+        action = torch.tanh(self.policy(observation)).unflatten(1, self.least.shape)
+        share = (action + 1) / 2
         return (self.least + share * (self.greatest - self.least),)
 
 
@@ -81,6 +83,8 @@ def export(folder: Path, path: Path, note: Callable[[str], None] = warnings.warn
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{str(path)!r} must end in {' or '.join(SUFFIXES)}")
+    if path.suffix == ".onnx":
+        _require_onnx()
     chosen = config.load(folder)
     env = make(chosen.env, seed=0, num_envs=1, evaluation=True)
     try:
@@ -99,6 +103,7 @@ def export(folder: Path, path: Path, note: Callable[[str], None] = warnings.warn
         "environment": chosen.env.env,
         "algorithm": chosen.algorithm,
         "step": step,
+        "inputs": _inputs(trial),
         "observation": _described(spec),
         **{name: _shape(made) for name, made in zip(OUTPUTS, expected, strict=False)},
         "actions": list(actions.names),
@@ -158,24 +163,16 @@ def _write(policy: nn.Module, trial: Any, path: Path, notes: dict[str, Any]) -> 
         raise ValueError(
             f"this agent can't be exported: {type(error).__name__}: {first}"
         ) from error
-    if path.suffix == ".pt2":
-        torch.export.save(program, path, extra_files={NOTES: json.dumps(notes)})
-        return
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f".onnx needs the package {error.name}: pip install -c constraints.txt -e '.[onnx]'"
-        ) from None
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # torch's, about its own ways
         warnings.simplefilter("ignore")
+        if path.suffix == ".pt2":
+            torch.export.save(program, path, extra_files={NOTES: json.dumps(notes)})
+            return
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        outputs = [name for name in OUTPUTS if name in notes]
         made = torch.onnx.export(
-            program, dynamo=True, verbose=False,
-            input_names=list(trial) if isinstance(trial, dict) else ["observation"],
-            output_names=[name for name in OUTPUTS if name in notes],
-        )  # fmt: skip
+            program, dynamo=True, verbose=False, input_names=notes["inputs"], output_names=outputs
+        )
     assert made is not None
     made.model.metadata_props[NOTES] = json.dumps(notes)
     made.save(str(path))
@@ -184,15 +181,28 @@ def _write(policy: nn.Module, trial: Any, path: Path, notes: dict[str, Any]) -> 
 def _run(path: Path, trial: Any) -> tuple[Tensor, ...]:
     """What the file's program gives for some observations."""
     if path.suffix == ".pt2":
-        found = torch.export.load(path).module()(trial)
-        return tuple(found)
+        return tuple(torch.export.load(path).module()(trial))
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path))
+    parts = trial.values() if isinstance(trial, dict) else [trial]
+    given = {name: part.numpy() for name, part in zip(_inputs(trial), parts, strict=True)}
+    return tuple(torch.from_numpy(array) for array in session.run(None, given))
+
+
+def _inputs(trial: Any) -> list[str]:
+    """What an .onnx file calls the parts of an observation: no input may have an output's name."""
+    if not isinstance(trial, dict):
+        return ["observation"]
+    return [f"observation/{name}" if name in OUTPUTS else name for name in trial]
+
+
+def _require_onnx() -> None:
     try:
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f".onnx needs the package {error.name}: pip install -c constraints.txt -e '.[onnx]'"
         ) from None
-    session = onnxruntime.InferenceSession(str(path))
-    parts = trial if isinstance(trial, dict) else {"observation": trial}
-    given = {name: part.numpy() for name, part in parts.items()}
-    return tuple(torch.from_numpy(array) for array in session.run(None, given))

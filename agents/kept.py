@@ -57,7 +57,11 @@ def described(env: VectorEnv) -> dict[str, str]:
 
 
 def _told(space: spaces.Space[Any]) -> str:
-    """A space that is no Box, by its kind, sizes and first values."""
+    """A space that is no Box of its own, by its kind, sizes and first values."""
+    if isinstance(space, spaces.Tuple):
+        return f"Tuple of {', '.join(map(_told, space.spaces))}"
+    if isinstance(space, spaces.Box):
+        return f"Box {space.shape}"
     sizes = [name for name in ("n", "nvec", "start") if hasattr(space, name)]
     told = [f"{name} {np.asarray(getattr(space, name)).tolist()}" for name in sizes]
     return " ".join([type(space).__name__, *told])

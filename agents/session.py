@@ -346,7 +346,7 @@ class Session:
         self._require_finite()
         if self._best is None:
             self._best = best_score(self.run_dir)
-        if score <= self._best:
+        if not score > self._best:  # NaN, too
             return
         state = {"step": self.step, "score": score, "agent": self.agent.state_dict()}
         try:

@@ -166,11 +166,11 @@ def parts(folder: Path, rounds: int, threads: int) -> list[Row]:
         ),
         "actor, every second update": policy,
         "moving targets, every second update": lambda: agent._follow(0.005),
-        "learn, mean of both kinds": lambda: (agent.update(batch), agent.update(batch)),
+        "update, mean of both kinds": lambda: (agent.update(batch), agent.update(batch)),
         "act": lambda: agent.act(replay.latest()),
     }
     seconds = interleave(cases, rounds, 20)
-    seconds["learn, mean of both kinds"] = [s / 2 for s in seconds["learn, mean of both kinds"]]
+    seconds["update, mean of both kinds"] = [s / 2 for s in seconds["update, mean of both kinds"]]
     return [
         Row(f"default: {part}", OURS, 1e6 * median(times), "µs") for part, times in seconds.items()
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
@@ -17,7 +18,7 @@ from envs.actions import actions
 from envs.config import EnvConfig
 from envs.lanes import RETURNED, kind
 from envs.layout import Checker
-from envs.make import make_one
+from envs.make import make, make_one
 from envs.names import EnvName, resolve
 from envs.parts import Parts, leaves
 from envs.state import get_state, set_state, wrappers
@@ -27,6 +28,8 @@ STEPS, RIG_STEPS = 2_000, 200
 """Random steps that an environment is tried for; fewer where time is real."""
 REPEATED = 50
 """Steps of them that are played twice, from one seed."""
+CLOSING = 2.0
+"""Seconds that an environment gets to close, where the check is stopped."""
 
 
 class Finding(NamedTuple):
@@ -49,19 +52,39 @@ def check(name: str, seed: int = 0, env_args: str = "") -> Iterator[Finding]:
     """
     found = resolve(name)
     if found.kind == "atari":
+        if env_args:
+            make(EnvConfig(env=name, env_args=env_args), seed=seed)  # which refuses them
         yield Finding("ok", f"{name} is an Atari game, which ALE has checked")
         return
     findings = _findings(found, EnvConfig(env=name, env_args=env_args), seed)
-    with ThreadPoolExecutor(1, thread_name_prefix="envs") as worker:
+    seen: SimpleQueue[Finding | BaseException | None] = SimpleQueue()
+    stop = Event()
+
+    def work() -> None:
         try:
-            while (finding := worker.submit(next, findings, _LAST).result()) is not _LAST:
+            for finding in findings:
+                if stop.is_set():
+                    break
                 if finding is not None:
-                    yield finding
-        finally:  # stopped, too
-            worker.submit(findings.close)
+                    seen.put(finding)
+            findings.close()  # stopped: its environment is closed here, where it was made
+            seen.put(None)
+        except BaseException as error:
+            seen.put(error)
+
+    # a daemon, or an environment that hangs would keep the process that was told to end
+    worker = Thread(target=work, name="envs_0", daemon=True)
+    worker.start()
+    try:
+        while (one := seen.get()) is not None:
+            if isinstance(one, BaseException):
+                raise one
+            yield one
+    finally:
+        stop.set()
+        worker.join(CLOSING)
 
 
-_LAST = Finding("ok", "")
 _Findings = Generator[Finding | None, None, None]
 """What is found, and None now and then, where it may be stopped."""
 

@@ -246,6 +246,8 @@ class Lanes:
     @staticmethod
     def _wait(pending: list[Future[_Share[Made]]]) -> list[Made]:
         shares, step = [job.result() for job in pending], len(pending)
+        if step == 1 and shares[0][1] is None:
+            return shares[0][0]
         errors = {
             first + step * len(done): error
             for first, (done, error) in enumerate(shares)

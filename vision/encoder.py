@@ -239,8 +239,13 @@ def build_encoder(
 
         return JointEncoder(name, observation_shape, width, **options)
     known = _options(name)
-    if width != 1 or "width" in known:
+    if "width" in known:
         options = {"width": width, **options}
+    elif width != 1:
+        raise ValueError(
+            f"the encoder {name!r} has one width alone, and width is {width:g}: give 1, or let it "
+            "take `width`"
+        )
     for option in options:
         choose(f"the encoder {name!r} has no option", option, known)
     return _fulfilled(name, find(name)(observation_shape, **options))

@@ -70,4 +70,4 @@ def choose(what: str, value: str, known: Sequence[str]) -> str:
     # what has less in common only misleads
     near = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.3)
     hint = f"did you mean {near[0]!r}? Known" if near else "known"
-    raise ValueError(f"{what} {value!r}; {hint}: {', '.join(known)}")
+    raise ValueError(f"{what} {value!r}; {hint}: {', '.join(known) or 'none'}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -396,3 +398,33 @@ def test_as_a_module_and_into_a_closed_pipe() -> None:
     assert process.stderr.read() == b""
     assert process.wait() == 0
     process.stderr.close()
+
+
+HANGS = """
+import time, gymnasium
+from gymnasium import spaces
+
+class Env(gymnasium.Env):
+    observation_space = spaces.Box(0, 1, (2,))
+    action_space = spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+    def step(self, action):
+        print("hangs", flush=True)
+        time.sleep(600)
+"""
+
+
+def test_one_interrupt_ends_a_check_whose_environment_hangs(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGS)
+    command = [sys.executable, "-m", "agents", "check", "hanging:Env"]
+    env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while "hangs" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert "stopped" in process.communicate()[1]

@@ -180,7 +180,7 @@ def test_held_actions_begin_by_chance_in_lanes_of_their_own() -> None:
 
 def test_the_actors_tanh_stays_where_it_slopes() -> None:
     """A critic that always wants more pushes an actor without the penalty far out."""
-    lean = {}
+    before = {}
     for penalty in (0.0, 0.1):
         made = agent({"preactivation_l2": penalty, "actor_learning_rate": 0.02})
         steep = made.online.critics[0]
@@ -188,9 +188,9 @@ def test_the_actors_tanh_stays_where_it_slopes() -> None:
         observation = torch.randn(64, 5)
         for _ in range(300):
             made._update_actor(observation, made.online.see(observation))
-        lean[penalty] = made.online.preactivation(observation).detach()
-    assert lean[0.0].min() > 3
-    torch.testing.assert_close(1 - lean[0.1].tanh() ** 2, 0.2 * lean[0.1], atol=0.03, rtol=0)
+        before[penalty] = made.online.preactivation(observation).detach()
+    assert before[0.0].min() > 3
+    torch.testing.assert_close(1 - before[0.1].tanh() ** 2, 0.2 * before[0.1], atol=0.03, rtol=0)
 
 
 def test_a_share_of_random_actions_is_kept_up_between_the_policys_own() -> None:

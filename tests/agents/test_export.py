@@ -57,6 +57,16 @@ class Steps(Arm):
         self.action_space = spaces.Discrete(3, start=5)
 
 
+class Named(Steps):
+    """Parts with an output's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Dict(
+            action=spaces.Box(-1, 1, (2,)), values=spaces.Discrete(3)
+        )
+
+
 class Branches(vision.Encoder):
     """Asks the data which way to go, which no program can follow."""
 
@@ -124,6 +134,15 @@ def test_continuous_actions_in_their_own_bounds(tmp_path: Path, suffix: str) -> 
         (found,) = exporting._run(path, player.seen)
         np.testing.assert_allclose(found[0].numpy(), action, rtol=2e-2, atol=2e-2)
         observation = env.step(action)[0]
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_parts_may_have_an_outputs_name(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    folder = run(tmp_path, "dqn", "Named", encoder="mlp")
+    notes = export(folder, tmp_path / f"policy{suffix}")
+    assert set(notes["inputs"]) == {"observation/action", "observation/values"}
 
 
 def test_torch_alone_runs_it_and_the_notes_lie_in_it(tmp_path: Path) -> None:

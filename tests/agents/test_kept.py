@@ -171,6 +171,13 @@ CHANGES: list[tuple[str, spaces.Space[Any], spaces.Space[Any], str]] = [
     ),
     (
         "observation_space",
+        spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3))),
+        spaces.Tuple((spaces.Discrete(3), spaces.Discrete(2))),
+        "the observation was float32 (5,), stack 1, of Tuple of Discrete n 2 start 0, Discrete n 3 "
+        "start 0, and is float32 (5,), stack 1, of Tuple of Discrete n 3",
+    ),
+    (
+        "observation_space",
         spaces.Dict(a=box(0, 1, 2), b=box(0, 1, 2)),
         spaces.Dict(a=box(0, 1, 2), c=box(0, 1, 2)),
         "observation['b'] was float32 (2,), stack 1, and is not there now",

@@ -13,7 +13,7 @@ from agents.optimizer import Adam, clip_grad_norm, take_up, take_up_generator
 
 @pytest.mark.parametrize("ask", [True, False])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0, float("nan")])
-def test_limit_is_torchs_clipping(scale: float, ask: bool) -> None:
+def test_clipping_is_torchs(scale: float, ask: bool) -> None:
     torch.manual_seed(0)
     ours, theirs = ([nn.Parameter(torch.zeros(s)) for s in ((30, 20), (7,), (2,))] for _ in "ab")
     for a, b in list(zip(ours, theirs, strict=True))[:2]:  # the last has no gradient

@@ -17,7 +17,8 @@ def test_compiled_code_has_a_place_where_nothing_can_be_written(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(process.tempfile, "tempdir", None)
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")  # so that it is as it was afterwards
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
     process.keep_compiled_code()
     assert "NUMBA_CACHE_DIR" not in os.environ  # here there is
     monkeypatch.setattr(process, "_takes_files", lambda _: False)

@@ -378,7 +378,8 @@ def scored(run: Session, monkeypatch: pytest.MonkeyPatch, scores: list[float]) -
 
 def test_the_best_agent_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(tmp_path, eval_every=200)
-    scored(run, monkeypatch, [1, 3, 2, 3])  # the first of equals, and none twice at the end
+    # the first of equals, and none twice at the end
+    scored(run, monkeypatch, [1, 3, float("nan"), 3])
     assert set(checkpoint.steps(run.run_dir, "best")) == {400}
     (kept,) = (run.run_dir / "best").iterdir()
     assert not (kept / "replay").exists()

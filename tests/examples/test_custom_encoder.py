@@ -75,7 +75,7 @@ def test_one_without_a_width_has_its_own(tmp_path: Path) -> None:
     run.run(console=False)
     run.close()
     assert len(evaluate_run(run.run_dir, episodes=1)["scores"]) == 1
-    with pytest.raises(ValueError, match="has no option 'width'"):
+    with pytest.raises(ValueError, match=r"has one width alone, and width is 0.25: give 1"):
         create(tmp_path, name)
 
 

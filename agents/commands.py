@@ -132,7 +132,7 @@ def do_eval(words: list[str]) -> None:
     )
     parser.add_argument("folder", metavar="DIR", help="Run folder.")
     parser.option("--episodes", "Episodes to play (default: 30).", "INT")
-    _best_option(parser)
+    best_option(parser)
     parser.option("--epsilon", "Share of random actions (default: the protocol's).", "FLOAT")
     parser.option("--seed", "Seed of the environments and of the agent (default: 0).", "INT")
     parser.option("--json", "Print all figures as JSON.", action="store_true")
@@ -315,12 +315,12 @@ def _film_options(parser: Parser) -> None:
     parser.add_argument("folder", metavar="DIR", help="Run folder.")
     parser.option("--video", "Film to write (default: a new one in the run folder).", "FILE.mp4")
     parser.option("--episodes", "Episodes to play (default: 1).", "INT")
-    _best_option(parser)
+    best_option(parser)
     parser.option("--seed", "Seed of the environment and of the agent (default: 0).", "INT")
     _machine_options(parser)
 
 
-def _best_option(parser: Parser) -> None:
+def best_option(parser: Parser) -> None:
     best = "Take the agent of the run's best evaluation (--eval-every) in place of the newest."
     parser.option("--best", best, action="store_true")
 

@@ -114,8 +114,9 @@ def resolve(
     """
     agent = lookup(algorithm).config
     name = default_preset(algorithm, image=image) if preset is None else preset
-    if isinstance(own := overrides.get("env_args"), Mapping):
-        overrides = {**overrides, "env_args": written(own)}
+    own = overrides.get("env_args", "")
+    if own is None or isinstance(own, Mapping):
+        overrides = {**overrides, "env_args": written(own or {})}
     parts = apply((RunConfig(), EnvConfig(), agent()), load_preset(algorithm, name))
     run, env, agent_config = apply(parts, overrides)
     return _checked(TrainConfig(algorithm, name, run, env, agent_config))

@@ -7,11 +7,12 @@ discrete ones the value of each. It computes in float32, whatever the run did.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from agents import config
 from agents.build import build_agent
 from agents.ddpg import ActorCritic, Policy
 from agents.export_command import SUFFIXES
+from agents.kept import described
 from agents.loop import observation_field
 from agents.noisy import silence
 from agents.player import load_agent
+from agents.process import write_bytes
 from envs import make
 from envs.actions import Actions
 from replay import Observation
@@ -34,8 +37,6 @@ from replay.types import Spec
 NOTES = "sightline.json"
 """The notes' name among a .pt2 file's extra files, and in an .onnx file's metadata."""
 OUTPUTS = ("action", "values")
-MOST = 4096
-"""Observations in a batch, at most."""
 TOLERANCE = 1e-3
 """How far a program's numbers may be from the agent's, as a share of the greatest."""
 
@@ -72,8 +73,12 @@ class Scaled(nn.Module):
         return (self.least + share * (self.greatest - self.least),)
 
 
-def export(folder: Path, path: Path, note: Callable[[str], None] = warnings.warn) -> dict[str, Any]:
+def export(
+    folder: Path, path: Path, note: Callable[[str], None] = warnings.warn, *, best: bool = False
+) -> dict[str, Any]:
     """Write the policy of a run's newest checkpoint to `path`, .pt2 or .onnx; returns the notes.
+
+    best  takes the agent of its best evaluation instead
 
     The notes lie in the file, too: what goes in and comes out, by name, shape and dtype, and where
     the agent comes from. A .pt2 file is `torch.export`'s: `torch.export.load(path).module()`.
@@ -88,8 +93,8 @@ def export(folder: Path, path: Path, note: Callable[[str], None] = warnings.warn
     chosen = config.load(folder)
     env = make(chosen.env, seed=0, num_envs=1, evaluation=True)
     try:
-        spec, actions = observation_field(env), env.actions
-        agent, step = load_agent(folder, chosen, env, "cpu", note)
+        spec, actions, spaces = observation_field(env), env.actions, described(env)
+        agent, step = load_agent(folder, chosen, env, "cpu", note, best=best)
         plain = build_agent(chosen.replace(precision="fp32"), env, 0)
     finally:
         env.close()
@@ -107,17 +112,14 @@ def export(folder: Path, path: Path, note: Callable[[str], None] = warnings.warn
         "observation": _described(spec),
         **{name: _shape(made) for name, made in zip(OUTPUTS, expected, strict=False)},
         "actions": list(actions.names),
+        "spaces": spaces,
     }
-    written = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        _write(policy, trial, written, notes)
-        found = _run(written, trial)
-        apart = float((found[-1] - expected[-1]).abs().max() / expected[-1].abs().max())
-        if not apart < TOLERANCE:
-            raise ValueError(f"the program gives other numbers than the agent, by {apart:.2g}")
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
+    content = _program_of(policy, trial, path.suffix, notes)
+    found = _run(content, path.suffix, trial)
+    apart = float((found[-1] - expected[-1]).abs().max() / expected[-1].abs().max())
+    if not apart < TOLERANCE:
+        raise ValueError(f"the program gives other numbers than the agent, by {apart:.2g}")
+    write_bytes(path, content)
     return notes
 
 
@@ -153,38 +155,56 @@ def _trial(spec: Spec, count: int) -> Any:
     return torch.from_numpy(drawn.astype(spec.dtype))
 
 
-def _write(policy: nn.Module, trial: Any, path: Path, notes: dict[str, Any]) -> None:
-    batch = torch.export.Dim("batch", min=1, max=MOST)
+def _program_of(policy: nn.Module, trial: Any, suffix: str, notes: dict[str, Any]) -> bytes:
+    """The file's content."""
+    batch = torch.export.Dim("batch", min=1)
     sizes = {name: {0: batch} for name in trial} if isinstance(trial, dict) else {0: batch}
-    try:
-        program = torch.export.export(policy, (trial,), dynamic_shapes=(sizes,))
-    except Exception as error:  # whatever an encoder of one's own does
-        first = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"this agent can't be exported: {type(error).__name__}: {first}"
-        ) from error
-    with warnings.catch_warnings():  # torch's, about its own ways
-        warnings.simplefilter("ignore")
-        if path.suffix == ".pt2":
-            torch.export.save(program, path, extra_files={NOTES: json.dumps(notes)})
-            return
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    content = io.BytesIO()
+    with _quiet():
+        try:
+            program = torch.export.export(policy, (trial,), dynamic_shapes=(sizes,))
+        except Exception as error:  # whatever an encoder of one's own does
+            first = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                "this agent can't be exported: its encoder does what no program can follow, such "
+                f"as a branch on values: {type(error).__name__}: {first}"
+            ) from error
+        if suffix == ".pt2":
+            torch.export.save(program, content, extra_files={NOTES: json.dumps(notes)})
+            return content.getvalue()
         outputs = [name for name in OUTPUTS if name in notes]
         made = torch.onnx.export(
             program, dynamo=True, verbose=False, input_names=notes["inputs"], output_names=outputs
         )
     assert made is not None
     made.model.metadata_props[NOTES] = json.dumps(notes)
-    made.save(str(path))
+    return bytes(made.model_proto.SerializeToString())
 
 
-def _run(path: Path, trial: Any) -> tuple[Tensor, ...]:
-    """What the file's program gives for some observations."""
-    if path.suffix == ".pt2":
-        return tuple(torch.export.load(path).module()(trial))
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says about its own ways."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _run(content: bytes, suffix: str, trial: Any) -> tuple[Tensor, ...]:
+    """What a file's program gives for some observations."""
+    if suffix == ".pt2":
+        return tuple(torch.export.load(io.BytesIO(content)).module()(trial))
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path))
+    session = onnxruntime.InferenceSession(content)
     parts = trial.values() if isinstance(trial, dict) else [trial]
     given = {name: part.numpy() for name, part in zip(_inputs(trial), parts, strict=True)}
     return tuple(torch.from_numpy(array) for array in session.run(None, given))

@@ -65,6 +65,7 @@ class Film:
             try:
                 self.path.write_bytes(self._content.getvalue())
             except OSError as error:  # a write's error names no file
+                self.path.unlink(missing_ok=True)
                 raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agents.commands import run_folder, video
+from agents.commands import best_option, run_folder, video
 from agents.live_config import LiveConfig, SimConfig, ViewConfig, check, check_sim
 from agents.options import Parser, UsageError, add_config, read
 from agents.process import interruptible, stoppable
@@ -39,6 +39,7 @@ def do_run(words: list[str]) -> None:
         action="store_true",
     )
     parser.option("--report", "Report to write (default: live/NNN.json in DIR).", "FILE.json")
+    best_option(parser)
     add_config(parser, "loop", LiveConfig, vars(LiveConfig()))
     add_config(parser, "pictures", ViewConfig, vars(ViewConfig()))
     given = parser.parse(words)
@@ -63,6 +64,7 @@ def do_run(words: list[str]) -> None:
         show="show" in given,
         explain="explain" in given,
         report=report,
+        best="best" in given,
     )
     import sys
 

@@ -46,6 +46,7 @@ def run_live(
     show: bool = False,
     explain: bool = False,
     report: Path | None = None,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Run a run folder's agent on a camera until it is stopped; returns the report.
 
@@ -75,13 +76,14 @@ def run_live(
         from agents.explain import Painter
         from agents.player import load
 
-        player = load(folder)
+        player = load(folder, best=best)
         _require_image(player, folder)
         _check_fit(player, feed, view)
         zero = _zero(player.actions)
         _check_safe_action(player.actions, config, zero)
         encoder = chosen.agent.encoder
-        paint = Painter(load(folder).agent, player.actions, encoder) if explain else None
+        seer = load(folder, best=best).agent if explain else None
+        paint = None if seer is None else Painter(seer, player.actions, encoder)
         live = Live(player, feed, view, sink, config, zero=zero, tell=line.tell)
         _check_rate(live, chosen.run.threads)
         recorder, out = _outlets(stack, feed, record, show, line.tell)

@@ -40,8 +40,12 @@ def perceive(
     ValueError, in one line, for an option that this encoder doesn't have, and for a file that
     doesn't fit it; FileNotFoundError where there is none.
     """
-    if ":" in config.encoder and config.encoder not in names():
-        register(config.encoder)(find_callable(config.encoder, "encoder", "vision.Encoder"))
+    foreign = ":" in config.encoder
+    if foreign and config.encoder not in names():
+        build = find_callable(config.encoder, "encoder", "vision.Encoder")
+        if isinstance(build, type) and not issubclass(build, Encoder):
+            raise ValueError(f"encoder {config.encoder!r} must be a vision.Encoder, and is none")
+        register(config.encoder)(build)
     options: dict[str, Any] = {}
     for name in ("head", "norm", "normalize"):
         value = getattr(config, f"encoder_{name}")
@@ -54,11 +58,14 @@ def perceive(
         options["share"] = True
     try:
         encoder = build_encoder(config.encoder, observation_shape, config.encoder_width, **options)
+        initialise(encoder, init)
+        if foreign:
+            for own in images(encoder).values():
+                _try(config.encoder, own)
     except Exception as error:
-        if isinstance(error, ValueError) or ":" not in config.encoder:
+        if isinstance(error, ValueError) or not foreign:
             raise
         raise failed("encoder", config.encoder, error) from error
-    initialise(encoder, init)
     reports = []
     # by encoder, for several images may share one
     for own, part in {own: part for part, own in images(encoder).items()}.items():
@@ -94,6 +101,24 @@ def arithmetic(encoder: Eyes, bf16: bool) -> AbstractContextManager[Any]:
     if not bf16:
         return nullcontext()
     return torch.autocast(next(encoder.buffers()).device.type, torch.bfloat16)
+
+
+def _try(name: str, encoder: Encoder) -> None:
+    """ValueError where an encoder doesn't give what it says, of one observation of zeros."""
+    learns = encoder.training
+    with torch.no_grad():
+        zeros = torch.zeros((1, *encoder.observation_shape), dtype=torch.uint8)
+        maps, feature = encoder.eval().feature_maps(zeros), encoder(zeros)
+    encoder.train(learns)
+    if not isinstance(maps, list | tuple):
+        raise ValueError(f"encoder {name!r}: feature_maps gives a {type(maps).__name__}, no list")
+    for given, said in (
+        ([map.shape[1] for map in maps], list(encoder.channels)),
+        (tuple(feature.shape), (1, encoder.feature_dim)),
+    ):
+        if given != said:
+            what = "channels" if isinstance(said, list) else "features"
+            raise ValueError(f"encoder {name!r} gives {what} {given}, and says {said}")
 
 
 def _load(config: EncoderConfig, encoder: Encoder) -> str:

@@ -124,7 +124,7 @@ class Player:
 
     def _to_frame(self, value: Any, field: Field, name: str) -> np.ndarray:
         if name in self._discrete:
-            return self._discrete[name].read(value)
+            return self._discrete[name].read(value).astype(field.dtype, copy=False)
         array, part, shape = np.asarray(value), f"[{name!r}]" if name else "", field.shape
         if self._atari and array.shape != shape and array.shape[:2] in CONSOLE:
             array = _atari_frame(array, shape[1:])

@@ -136,14 +136,19 @@ def _say(text: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a small file beside and rename it, so that a kill leaves the old one or the new one.
 
     An OSError names the file, and leaves the old one.
     """
     beside = path.with_name(path.name + ".tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

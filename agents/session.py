@@ -111,14 +111,13 @@ class Session:
             log.close()  # what follows is the last thing to be read
             if result is not None:
                 log.message(result["text"])
+                write_text(self.run_dir / "result.json", json.dumps(result, indent=1) + "\n")
             if unsaved is not None:
                 raise unsaved
             if result is None:
                 log.message(self._how_to_go_on())
                 if stop.is_set():
                     raise KeyboardInterrupt(f"stopped at step {self.step}")
-                return None
-            write_text(self.run_dir / "result.json", json.dumps(result, indent=1) + "\n")
             return result
 
     def learn(self, steps: int | None = None, *, console: bool = True) -> Player:

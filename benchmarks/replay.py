@@ -1,9 +1,10 @@
 """Prioritised replay on one thread: `python -m benchmarks.replay [--json FILE]`.
 
 The first cases draw a batch of indices with importance weights from 2^20 transitions and hand new
-errors back; the peers run where they are installed (the extra bench). cpprb can't draw without its batch: it gathers one float a transition. TorchRL's wheels each fit one
-torch, so that it is no part of the extra (torchrl 0.13.3 fits torch 2.11). The other cases are
-Atari's: 84x84 frames, stack 4, n-step 3, eight lanes, in a ring of 60,000.
+errors back; the peers run where they are installed (the extra bench). cpprb can't draw without its
+batch: it gathers one float a transition. TorchRL's wheels each fit one torch, so that it is no part
+of the extra (torchrl 0.13.3 fits torch 2.11). The other cases are Atari's: 84x84 frames, stack 4,
+n-step 3, eight lanes, in a ring of 60,000.
 """
 
 from __future__ import annotations

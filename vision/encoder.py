@@ -238,15 +238,15 @@ def build_encoder(
         from vision.joint import JointEncoder
 
         return JointEncoder(name, observation_shape, width, **options)
-    known = _options(name)
-    if "width" in known:
+    known, any_other = _options(name)
+    if "width" in known or any_other:
         options = {"width": width, **options}
     elif width != 1:
         raise ValueError(
             f"the encoder {name!r} has one width alone, and width is {width:g}: give 1, or let it "
             "take `width`"
         )
-    for option in options:
+    for option in () if any_other else options:
         choose(f"the encoder {name!r} has no option", option, known)
     return _fulfilled(name, find(name)(observation_shape, **options))
 
@@ -272,13 +272,17 @@ def options_for_weights(name: str, weights: str | None, options: dict[str, Any])
     The files' networks learned from images normalised by ImageNet's statistics, so these are too
     where the encoder called `name` can do so and `options` don't say.
     """
-    if weights and "normalize" in _options(name):
+    if weights and "normalize" in _options(name)[0]:
         return {"normalize": "imagenet"} | options
     return options
 
 
-def _options(name: str) -> list[str]:
-    return [p for p in inspect.signature(find(name)).parameters if p != "observation_shape"]
+def _options(name: str) -> tuple[list[str], bool]:
+    """An encoder's arguments by name, but for the observation's shape; and if it takes others."""
+    taken = list(inspect.signature(find(name)).parameters.values())
+    named = [p.name for p in taken if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    others = any(p.kind == p.VAR_KEYWORD for p in taken)
+    return [option for option in named if option != "observation_shape"], others
 
 
 def check_width(width: float) -> None:

@@ -81,6 +81,11 @@ class Branches(vision.Encoder):
         return [x if float(x.mean()) > 0 else -x]
 
 
+def ran(path: Path, observation: Any) -> tuple[Tensor, ...]:
+    """What a file's program gives."""
+    return exporting._run(path.read_bytes(), path.suffix, observation)
+
+
 def run(tmp_path: Path, algorithm: str, env: str, **options: Any) -> Path:
     made = {**QUICK, "env": ENVS + env, "out": str(tmp_path), **options}
     session = begin.create(algorithm, None, made)
@@ -100,19 +105,20 @@ def test_discrete_actions_and_their_values(tmp_path: Path, suffix: str, noisy: b
     assert notes["observation"] == {"shape": ["batch", 4, 36, 36], "dtype": "uint8", "stack": 4}
     assert notes["action"] == {"shape": ["batch"], "dtype": "int64"}
     assert notes["actions"] == ["5", "6", "7"] and notes["step"] == 120
+    assert notes["spaces"]["the action"] == "3 choices from 5: 5, 6, 7"
     player = load(folder)
     env, chosen = Steps(), set()
     observation, _ = env.reset(seed=3)
     player.reset()
     for _ in range(8):
         action = player.act(observation)
-        found, values = exporting._run(path, player.seen)
+        found, values = ran(path, player.seen)
         assert found.tolist() == [action] and values.shape == (1, 3)
         chosen.add(action)
         observation = env.step(action)[0]
     for count in (1, 5):  # of any number at a time
         many = torch.randint(0, 256, (count, 4, 36, 36), dtype=torch.uint8)
-        assert exporting._run(path, many)[1].shape == (count, 3)
+        assert ran(path, many)[1].shape == (count, 3)
     assert chosen <= {5, 6, 7} and sorted(p.name for p in tmp_path.glob("*policy*")) == [path.name]
 
 
@@ -131,7 +137,7 @@ def test_continuous_actions_in_their_own_bounds(tmp_path: Path, suffix: str) -> 
     player.reset()
     for _ in range(5):
         action = player.act(observation)
-        (found,) = exporting._run(path, player.seen)
+        (found,) = ran(path, player.seen)
         np.testing.assert_allclose(found[0].numpy(), action, rtol=2e-2, atol=2e-2)
         observation = env.step(action)[0]
 
@@ -174,13 +180,17 @@ def test_the_command_tells_what_goes_in_and_comes_out(
     assert 'observation   {"shape": ["batch", 4, 36, 36], "dtype": "uint8", "stack": 4}' in told
     assert Path(path).is_file()
     assert cli.main(["export", folder, str(tmp_path / "policy.pt")]) == 2
+    assert cli.main(["export", folder, path, "--best"]) == 2
+    (tmp_path / "folder.pt2").mkdir()
+    assert cli.main(["export", folder, str(tmp_path / "folder.pt2")]) == 2
     assert cli.main(["export", folder, str(tmp_path / "no" / "policy.pt2")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert "must end in .pt2 or .onnx" in lines[0] and "there is no folder" in lines[1]
+    assert "must end in .pt2 or .onnx" in lines[0] and "holds no best agent" in lines[1]
+    assert "which is a folder" in lines[2] and "there is no folder" in lines[3]
 
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = run(tmp_path, "dqn", "Steps")
     with pytest.raises(ValueError, match=r"policy.bin' must end in .pt2 or .onnx"):
@@ -189,7 +199,9 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
     with pytest.raises(ValueError, match="the program gives other numbers than the agent"):
         export(folder, tmp_path / "policy.pt2")
     own = run(tmp_path, "dqn", "Steps", encoder=f"{__name__}:Branches", encoder_width=1.0)
-    with pytest.raises(ValueError, match=r"this agent can't be exported: \w+: .+") as told:
+    capfd.readouterr()
+    with pytest.raises(ValueError, match=r"this agent can't be exported: .+: \w+: .+") as told:
         export(own, tmp_path / "policy.pt2")
     assert "\n" not in str(told.value)
+    assert "def forward" not in "".join(capfd.readouterr())
     assert not list(tmp_path.glob("*policy*"))

@@ -18,6 +18,7 @@ from examples.custom_encoder import Strided
 from vision import registry
 
 NAME = "examples.custom_encoder:Strided"
+HERE = "tests.examples.test_custom_encoder"
 QUICK: dict[str, Any] = {
     "env": "examples.custom_env:Catch", "encoder_width": 0.25, "hidden": 8, "num_envs": 2,
     "steps": 200, "learning_starts": 64, "replay_capacity": 500, "eval_episodes": 1, "threads": 1,
@@ -49,6 +50,32 @@ class NoWidth(vision.Encoder):
         return [self.layer(self.prepare(observation))]
 
 
+class Others(Strided):
+    """Hands on what it doesn't know."""
+
+    def __init__(self, observation_shape: tuple[int, ...], **options: Any) -> None:
+        super().__init__(observation_shape, **options)
+
+
+class Wrong(Strided):
+    """Says other channels than it gives."""
+
+    def __init__(self, observation_shape: tuple[int, ...], width: float = 1.0) -> None:
+        super().__init__(observation_shape, width)
+        self.channels = (*self.channels[:2], 7)
+
+
+class Raises(Strided):
+    """Fails when it sees."""
+
+    def feature_maps(self, observation: Tensor) -> list[Tensor]:
+        raise KeyError("nope")
+
+
+class Plain(nn.Module):
+    """No encoder."""
+
+
 def create(out: Path, encoder: str, **options: Any) -> begin.Session:
     return begin.create("dqn", "default", {**QUICK, "encoder": encoder, "out": str(out), **options})
 
@@ -69,8 +96,14 @@ def test_a_run_is_evaluated_and_resumed_where_nobody_registered_it(tmp_path: Pat
         assert done.returncode == 0, done.stderr
 
 
+def test_one_that_hands_options_on_has_a_width(tmp_path: Path) -> None:
+    run = create(tmp_path, f"{HERE}:Others")
+    assert run.agent.online.encoder.channels == (4, 8, 8)  # type: ignore[attr-defined]
+    run.close()
+
+
 def test_one_without_a_width_has_its_own(tmp_path: Path) -> None:
-    name = "tests.examples.test_custom_encoder:NoWidth"
+    name = f"{HERE}:NoWidth"
     run = create(tmp_path, name, encoder_width=1.0)
     run.run(console=False)
     run.close()
@@ -82,10 +115,13 @@ def test_one_without_a_width_has_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("tests.examples.test_custom_encoder:Bare", "sets no feature_dim and no channels and no"),
-        ("tests.examples.test_custom_encoder:Bar", "did you mean Bare"),
+        (f"{HERE}:Bare", "sets no feature_dim and no channels and no"),
+        (f"{HERE}:Bar", "did you mean Bare"),
         ("examples.custom_env:play", "'examples.custom_env:play' can't be made: AttributeError"),
         ("no.such:Encoder", "no module 'no'"),
+        (f"{HERE}:Wrong", r"gives channels \[16, 32, 32\], and says \[16, 32, 7\]"),
+        (f"{HERE}:Raises", "can't be made: KeyError: 'nope'"),
+        (f"{HERE}:Plain", "must be a vision.Encoder, and is none"),
     ],
 )
 def test_what_is_no_encoder_is_one_line(tmp_path: Path, name: str, told: str) -> None:

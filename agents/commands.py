@@ -336,10 +336,10 @@ def _machine(given: dict[str, Any]) -> dict[str, Any]:
     """Those options' values, and where notes go."""
     device = from_text("--device", given.get("device", "auto"), DEVICES)
     threads = _count(given, "threads", None)
-    return {"device": device, "threads": threads, "best": "best" in given, "note": _note}
+    return {"device": device, "threads": threads, "best": "best" in given, "note": note}
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
     print(f"agents: {text}", file=sys.stderr)
 
 
@@ -368,9 +368,16 @@ def video(given: dict[str, Any], option: str = "video") -> Path | None:
     """The film that an option names, once it can be written; None where it isn't given."""
     if option not in given:
         return None
-    path = Path(given[option])
-    if path.suffix != ".mp4":
-        raise UsageError(f"--{option} is {str(path)!r}; its name must end in .mp4")
+    return new_file(f"--{option}", given[option], (".mp4",))
+
+
+def new_file(called: str, text: str, suffixes: Sequence[str]) -> Path:
+    """The file to write that an argument names, which must end in one of `suffixes`."""
+    path = Path(text)
+    if path.suffix not in suffixes:
+        raise UsageError(f"{called} is {text!r}; its name must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise UsageError(f"{called} is {text!r}, which is a folder; name a file in it")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"--{option} is {str(path)!r}; there is no folder {str(path.parent)!r}")
+        raise UsageError(f"{called} is {text!r}; there is no folder {str(path.parent)!r}")
     return path

@@ -293,9 +293,9 @@ class DQN:
             on_host = self.device.type == "cpu"
             clip_grad_norm(online.parameters(), config.max_grad_norm, ask=on_host)
         self.optimizer.step()
-        self.updates += 1
-        if self.updates % config.target_update_every == 0:
+        if self.course:
             self.synchronise()
+        self.updates += 1
         return {"loss": mean.detach(), "q": q}, error
 
     def compile(self) -> None:

@@ -20,7 +20,7 @@ from agents.perception import Eyes, features, images
 from configs.loader import unknown
 from envs.actions import Actions
 from replay import Field, Observation
-from replay.types import Spec, move
+from replay.types import Spec, by_part, move
 from vision import OnePart, grad_cam, guided_backprop, randomisation_test
 from vision.encoder import Encoder
 from vision.joint import require_maps
@@ -127,7 +127,7 @@ def camera_of(spec: Spec, env: str, asked: str | None = None) -> str:
 
     Raises ValueError where there is no such image, or none at all.
     """
-    fields = {"": spec} if isinstance(spec, Field) else spec
+    fields = by_part(spec)
     cameras = [name for name, field in fields.items() if len(field.shape) == 3]
     if not cameras:
         shapes = ", ".join(str(field.shape) for field in fields.values())

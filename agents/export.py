@@ -30,8 +30,8 @@ from agents.noisy import silence
 from agents.player import load_agent
 from agents.process import write_bytes
 from envs import make
-from envs.actions import Actions
 from replay import Observation
+from replay.device import reason
 from replay.types import Spec
 
 NOTES = "sightline.json"
@@ -101,7 +101,9 @@ def export(
     plain.load_state_dict(agent.state_dict())
     network: Any = plain.online  # type: ignore[attr-defined]
     silence(network)
-    policy = _program(network, actions)
+    discrete = bool(actions.names)
+    policy = Greedy(network, actions.own(0)) if discrete else Scaled(network, *actions.bounds)
+    policy.requires_grad_(False).eval()
     trial = _trial(spec, 3)
     expected = policy(trial)
     notes = {
@@ -114,23 +116,13 @@ def export(
         "actions": list(actions.names),
         "spaces": spaces,
     }
-    content = _program_of(policy, trial, path.suffix, notes)
+    content = _content(policy, trial, path.suffix, notes)
     found = _run(content, path.suffix, trial)
     apart = float((found[-1] - expected[-1]).abs().max() / expected[-1].abs().max())
     if not apart < TOLERANCE:
         raise ValueError(f"the program gives other numbers than the agent, by {apart:.2g}")
     write_bytes(path, content)
     return notes
-
-
-def _program(network: Any, actions: Actions) -> nn.Module:
-    made: nn.Module
-    if actions.names:
-        made = Greedy(network, actions.own(0))
-    else:
-        ones = np.ones(actions.space.shape or ())
-        made = Scaled(network, actions.own(-ones), actions.own(ones))
-    return made.requires_grad_(False).eval()
 
 
 def _described(spec: Spec) -> Any:
@@ -155,7 +147,7 @@ def _trial(spec: Spec, count: int) -> Any:
     return torch.from_numpy(drawn.astype(spec.dtype))
 
 
-def _program_of(policy: nn.Module, trial: Any, suffix: str, notes: dict[str, Any]) -> bytes:
+def _content(policy: nn.Module, trial: Any, suffix: str, notes: dict[str, Any]) -> bytes:
     """The file's content."""
     batch = torch.export.Dim("batch", min=1)
     sizes = {name: {0: batch} for name in trial} if isinstance(trial, dict) else {0: batch}
@@ -164,10 +156,9 @@ def _program_of(policy: nn.Module, trial: Any, suffix: str, notes: dict[str, Any
         try:
             program = torch.export.export(policy, (trial,), dynamic_shapes=(sizes,))
         except Exception as error:  # whatever an encoder of one's own does
-            first = str(error).strip().partition("\n")[0]
             raise ValueError(
                 "this agent can't be exported: its encoder does what no program can follow, such "
-                f"as a branch on values: {type(error).__name__}: {first}"
+                f"as a branch on values: {type(error).__name__}: {reason(error)}"
             ) from error
         if suffix == ".pt2":
             torch.export.save(program, content, extra_files={NOTES: json.dumps(notes)})

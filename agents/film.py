@@ -11,6 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from agents.process import write_bytes
+
 HEIGHT = 420
 """Least height of a picture, in pixels."""
 _TICKS = 1000
@@ -62,11 +64,7 @@ class Film:
             self._container.mux(self._stream.encode())
         self._container.close()
         if self._stream is not None:
-            try:
-                self.path.write_bytes(self._content.getvalue())
-            except OSError as error:  # a write's error names no file
-                self.path.unlink(missing_ok=True)
-                raise OSError(error.errno, error.strerror, str(self.path)) from None
+            write_bytes(self.path, self._content.getvalue())
 
 
 class Recorder:

@@ -21,7 +21,7 @@ from configs.loader import to_dict
 from configs.run import RunConfig
 from envs.config import EnvConfig
 from envs.vector import VectorEnv
-from replay import Field
+from replay.types import by_part
 
 FREE = {*to_dict(RunConfig())} - {"seed"} | {"env_threads"}
 """Options that may differ when a run goes on: where it computes, and what it writes down."""
@@ -40,17 +40,15 @@ def described(env: VectorEnv) -> dict[str, str]:
 
     Of a Box each action has its bounds, a Discrete its first number and names.
     """
-    spec, found = observation_field(env), {}
-    for part, field in ({"": spec} if isinstance(spec, Field) else spec).items():
+    found: dict[str, str] = {}
+    for part, field in by_part(observation_field(env)).items():
         text = f"{field.dtype} {field.shape}, stack {field.stack}"
         if part in env.discrete:
             text += f", of {_told(env.discrete[part].space)}"
         found[f"observation[{part!r}]" if part else "the observation"] = text
-    space, own = env.actions.space, env.actions.own
-    if isinstance(space, spaces.Discrete):
-        names = ", ".join(env.actions.names)
-        return {**found, "the action": f"{space.n} choices from {own(0)}: {names}"}
-    low, high = (own(np.full(space.shape, side, np.float32)) for side in (-1, 1))
+    low, high = env.actions.bounds
+    if names := env.actions.names:
+        return {**found, "the action": f"{len(names)} choices from {low}: {', '.join(names)}"}
     found["the action"] = f"{low.dtype} {low.shape}"
     bounds = zip(low.ravel(), high.ravel(), strict=True)
     return found | {f"action[{i}]": f"within [{a:g}, {b:g}]" for i, (a, b) in enumerate(bounds)}

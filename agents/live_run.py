@@ -304,7 +304,7 @@ def _check_safe_action(actions: Actions, config: LiveConfig, zero: Any) -> None:
     safe = declared(config.safe_action, zero)
     if safe is None or safe == zero:
         return
-    least, greatest = _bounds(actions)
+    least, greatest = actions.bounds
     if actions.names:
         if not least <= safe <= greatest:
             raise ValueError(
@@ -319,17 +319,9 @@ def _check_safe_action(actions: Actions, config: LiveConfig, zero: Any) -> None:
             )
 
 
-def _bounds(actions: Actions) -> tuple[Any, Any]:
-    """Least and greatest action, as the environment takes them: numbers, or arrays."""
-    if actions.names:
-        return actions.own(0), actions.own(len(actions.names) - 1)
-    ones = np.ones(actions.space.shape or ())
-    return actions.own(-ones), actions.own(ones)
-
-
 def _zero(actions: Actions) -> Any:
     """The action that does nothing: the first, or floats as near to 0 as the bounds let them be."""
-    least, greatest = _bounds(actions)
+    least, greatest = actions.bounds
     return least if actions.names else np.zeros_like(least).clip(least, greatest).tolist()
 
 

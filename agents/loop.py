@@ -19,7 +19,7 @@ from agents.agent import Agent
 from agents.graph import Learner, spend
 from envs.vector import Drop, Episode, Frame, Step, VectorEnv
 from replay import Field, Observation, PrioritizedReplay
-from replay.types import Spec, longest_stack
+from replay.types import Spec, by_part, longest_stack
 
 
 @dataclass
@@ -57,9 +57,7 @@ def observation_field(env: VectorEnv) -> Spec:
 
 def shows_images(env: VectorEnv) -> bool:
     """Whether what `env` shows is an image, or has one among its parts."""
-    spec = observation_field(env)
-    fields = [spec] if isinstance(spec, Field) else spec.values()
-    return any(len(field.shape) == 3 for field in fields)
+    return any(len(field.shape) == 3 for field in by_part(observation_field(env)).values())
 
 
 def _field(space: spaces.Space[Any], stack: int = 1) -> Field:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from replay.generators import seed_of
 
 
 class Adam(torch.optim.Adam):
@@ -95,5 +96,4 @@ def take_up_generator(generator: torch.Generator, state: Tensor) -> None:
     if state.numel() == generator.get_state().numel():
         generator.set_state(state)
     else:
-        digest = hashlib.blake2b(state.numpy().tobytes(), digest_size=8).digest()
-        generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        generator.manual_seed(seed_of(state.numpy().tobytes()))

@@ -22,7 +22,7 @@ from envs.actions import Actions
 from envs.parts import by_name
 from envs.vector import Coded, VectorEnv
 from replay import Field, Observation
-from replay.types import Spec, longest_stack
+from replay.types import Spec, by_part, longest_stack
 
 CONSOLE = ((210, 160), (250, 160))
 """Heights and widths of the console's own pictures, NTSC and PAL."""
@@ -50,7 +50,7 @@ class Player:
         discrete: Mapping[str, Coded] | None = None,
     ) -> None:
         self.agent, self.spec, self.actions = agent, spec, actions
-        self._fields = {"": spec} if isinstance(spec, Field) else spec
+        self._fields = by_part(spec)
         self._atari, self._discrete = atari, discrete or {}
         self._frames: deque[dict[str, np.ndarray]] = deque(maxlen=longest_stack(spec))
         self.seen: Observation

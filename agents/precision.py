@@ -18,7 +18,12 @@ def threads_for(asked: int) -> int:
     told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if told.isdecimal() and int(told):
         return int(told)
-    if hasattr(os, "sched_getaffinity"):  # containers and schedulers leave a process some cores
+    return cores()
+
+
+def cores() -> int:
+    """Those that this process may use: containers and schedulers leave it some."""
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

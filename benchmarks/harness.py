@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 import time
@@ -55,9 +54,11 @@ class Run:
 
 def machine(packages: Sequence[str] = ("torch", "numpy", "numba")) -> dict[str, str]:
     """Processor, usable cores, system, Python, and the versions of `packages` that are there."""
+    from agents.precision import cores
+
     info = {
         "processor": _processor(),
-        "cores": str(_cores()),
+        "cores": str(cores()),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
@@ -138,12 +139,6 @@ def _cell(row: Row | None) -> str:
 
 def _digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -27,6 +27,14 @@ class Actions(NamedTuple):
     agent: Callable[[Any], Any]
     """The way back; ValueError for an array of another size."""
 
+    @property
+    def bounds(self) -> tuple[Any, Any]:
+        """The least and the greatest action, as the environment takes them: numbers, or arrays."""
+        if self.names:
+            return self.own(0), self.own(len(self.names) - 1)
+        ones = np.ones(self.space.shape or ())
+        return self.own(-ones), self.own(ones)
+
 
 def actions(space: gymnasium.Space[Any], name: str) -> Actions:
     """How an agent acts on the environment `name`, whose own actions are `space`.

@@ -56,14 +56,11 @@ def require(
     """
     if "render_mode" in args:
         raise ValueError("env_args holds render_mode, which is set where pictures are needed")
-    try:
-        parameters = list(inspect.signature(make).parameters.values()) if make else []
-    except (TypeError, ValueError):  # written in C
-        parameters = []
-    if not make or not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters):
+    taken = parameters(make) if make else []
+    if not taken or any(p.kind is p.VAR_KEYWORD for p in taken):
         return
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    known = [p.name for p in parameters if p.kind in by_name and p.name != "render_mode"]
+    known = [p.name for p in taken if p.kind in by_name and p.name != "render_mode"]
     known += also
     for name in args:
         if name not in known:
@@ -72,6 +69,14 @@ def require(
                 f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}"
             )
             raise ValueError(f"environment {path!r} takes no argument {name!r}; {hint}")
+
+
+def parameters(make: Callable[..., Any]) -> list[inspect.Parameter]:
+    """What a callable takes; nothing where it doesn't say, as where it is written in C."""
+    try:
+        return list(inspect.signature(make).parameters.values())
+    except (TypeError, ValueError):
+        return []
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from envs.args import read, require
+from envs.args import parameters, read, require
 from envs.config import EnvConfig
 from envs.find import failed, find_callable, install, look_here
 from envs.names import EnvName, names, resolve
@@ -221,23 +221,18 @@ def _make_class(path: str, args: dict[str, Any], *, render: bool) -> gymnasium.E
     factory = find_callable(path, "environment")
     attribute = path.partition(":")[2]
     quiet()
-    try:
-        parameters = list(inspect.signature(factory).parameters.values())
-    except (TypeError, ValueError):  # written in C, or no function at all
-        parameters = []
+    taken = parameters(factory)
     require(path, factory, args)
     rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind not in rest and p.name not in args
+        p.name for p in taken if p.default is p.empty and p.kind not in rest and p.name not in args
     ]
     if needed:
         raise ValueError(
             f"environment {path!r}: {attribute} asks for {', '.join(needed)}; "
             f"give --env-args '{{{needed[0]}: ...}}', or its arguments defaults"
         )
-    accepts = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
+    accepts = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in taken)
     try:
         env = factory(**args, **({"render_mode": "rgb_array"} if render and accepts else {}))
     except (Exception, SystemExit) as error:

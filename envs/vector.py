@@ -92,9 +92,6 @@ class Coded(NamedTuple):
     read: Callable[[Any], np.ndarray]
     """From a value to its frame, (D,) float32; ValueError for one that the space doesn't hold."""
 
-    def __str__(self) -> str:
-        return str(self.space)
-
 
 class VectorEnv(Protocol):
     """Several copies of one environment, stepped together while the caller does other work."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from replay.checks import Frames, Lanes
 from replay.prioritized import PrioritizedReplay
 from replay.ring import Slots
-from replay.types import Field, Observation, Spec, longest_stack
+from replay.types import Field, Observation, Spec, by_part, longest_stack
 
 Encode = Callable[[Observation], dict[str, Tensor]]
 
@@ -54,7 +54,7 @@ class FeatureReplay(PrioritizedReplay):
         self.recent = PrioritizedReplay(
             lanes * (longest_stack(observation) + 2), observation, action, lanes=lanes, alpha=0.0
         )
-        fields = {_LONE: observation} if isinstance(observation, Field) else observation
+        fields = by_part(observation)
         if not any(len(field.shape) == 3 for field in fields.values()):
             shapes = ", ".join(str(field.shape) for field in fields.values())
             raise ValueError(f"a replay of features needs an image; observations are {shapes}")

@@ -41,5 +41,9 @@ def philox_from(state: dict[str, Any]) -> tuple[int, int]:
 
 
 def _seed(state: dict[str, Any]) -> int:
-    text = json.dumps(state, sort_keys=True).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+    return seed_of(json.dumps(state, sort_keys=True).encode())
+
+
+def seed_of(state: bytes) -> int:
+    """A seed in [0, 2^63) for one generator, of the state of another of a different kind."""
+    return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little") >> 1

@@ -73,16 +73,13 @@ def device_bytes(device: torch.device) -> int:
 
 def require(capacity: int, needed: int, device: torch.device | None = None) -> None:
     """MemoryError if `needed` bytes, for `capacity` transitions, are not there to take."""
-    on_cuda = device is not None and device.type == "cuda"
-    if device is not None and on_cuda:
-        free = max(0, device_bytes(device) - RESERVE)
-    else:
-        free = available_bytes()
+    gpu = device if device is not None and device.type == "cuda" else None
+    free = available_bytes() if gpu is None else max(0, device_bytes(gpu) - RESERVE)
     if needed <= free:
         return
     fits = int(capacity * free / needed * 0.95)
     advice = f"a capacity of {fits:,} fits" if fits > 0 else "no capacity fits"
-    place = f" on {device}, beside what learning needs" if on_cuda else ""
+    place = "" if gpu is None else f" on {gpu}, beside what learning needs"
     raise MemoryError(
         f"a replay of {capacity:,} transitions needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB "
         f"are available{place}; {advice}"

@@ -52,6 +52,11 @@ Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
 Observation = Tensor | dict[str, Tensor]
 
 
+def by_part(spec: Spec) -> dict[str, Field]:
+    """The fields of an observation by name, '' where there is one alone."""
+    return {"": spec} if isinstance(spec, Field) else spec
+
+
 def stacked_shape(spec: Spec) -> Shape:
     """Shape of one stacked observation, or of each of its parts."""
     if isinstance(spec, Field):
@@ -61,7 +66,7 @@ def stacked_shape(spec: Spec) -> Shape:
 
 def longest_stack(spec: Spec) -> int:
     """The most frames that any part of an observation is stacked from."""
-    return max(f.stack for f in ([spec] if isinstance(spec, Field) else spec.values()))
+    return max(field.stack for field in by_part(spec).values())
 
 
 def count(observation: Observation) -> int:

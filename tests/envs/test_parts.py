@@ -36,7 +36,7 @@ def test_parts_are_named_by_path_and_sorted() -> None:
         ("arm/tool", ((3,), np.float32)),
         ("top", ((3, 8, 9), np.uint8)),
     ]
-    assert {part: str(own) for part, own in parts.discrete.items()} == {
+    assert {part: str(own.space) for part, own in parts.discrete.items()} == {
         "arm/tool": "Discrete(3, start=-1)"
     }
     assert parts.stack(0) == {"arm/state": 1, "arm/tool": 1, "top": 4}
